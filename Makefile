@@ -1,0 +1,46 @@
+# idempotency: build, install, installcheck, by PGXS.
+#
+#   make && sudo make install
+#   make installcheck          needs a running server, pgTAP and IPC::Run
+#
+# PG_CONFIG chooses the server: make PG_CONFIG=/usr/lib/postgresql/17/bin/pg_config
+
+SRC := $(patsubst %/,%,$(dir $(firstword $(MAKEFILE_LIST))))
+
+EXTENSION  = idempotency
+# The version stands in the control file alone.
+EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" $(SRC)/$(EXTENSION).control)
+
+MODULE_big = idempotency
+OBJS       = idempotency.o $(patsubst $(SRC)/%.c,%.o,$(sort $(wildcard $(SRC)/src/*.c)))
+DATA       = $(patsubst $(SRC)/%,%,$(wildcard $(SRC)/idempotency--*.sql))
+PGFILEDESC = "idempotency - retries that are safe, in the transaction that does the work"
+
+PG_CPPFLAGS = -DIDEMPOTENCY_VERSION='"$(EXTVERSION)"'
+PG_CFLAGS   = -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers -Wno-sign-compare
+
+# Every kind of test lives under test/; a new file is found by itself.
+REGRESS        = $(sort $(patsubst $(SRC)/test/sql/%.sql,%,$(wildcard $(SRC)/test/sql/*.sql)))
+REGRESS_OPTS   = --inputdir=$(SRC)/test --load-extension=pgtap
+ISOLATION      = $(sort $(patsubst $(SRC)/test/specs/%.spec,%,$(wildcard $(SRC)/test/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=$(SRC)/test
+TAP_TESTS      = 1
+PROVE_TESTS    = $(SRC)/test/t/*.pl
+
+EXTRA_CLEAN = output_iso results regression.diffs regression.out tmp_check
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+# In a VPATH build the folder of the object files is not there yet.
+$(OBJS) $(OBJS:.o=.bc): | src
+src:
+	@mkdir -p $@
+
+# Without dependency tracking a changed header rebuilds everything: it is quick.
+$(OBJS) $(OBJS:.o=.bc): $(wildcard $(SRC)/src/*.h)
+
+.PHONY: dist
+dist:
+	git archive --format=zip --prefix=$(EXTENSION)-$(EXTVERSION)/ -o $(EXTENSION)-$(EXTVERSION).zip HEAD

@@ -1,0 +1,51 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *	  Differences between PostgreSQL versions, in one place.
+ *
+ * Call sites are written for the newest version; what older ones lack is
+ * supplied here under the newest name.
+ *
+ * Portions Copyright (c) 2026, the idempotency developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef IDEMPOTENCY_COMPAT_H
+#define IDEMPOTENCY_COMPAT_H
+
+#include "utils/guc.h"
+
+#if PG_VERSION_NUM < 150000
+#error "idempotency needs PostgreSQL 15 or later"
+#endif
+
+/* 18 lets a library carry its name and version in the magic block. */
+#ifdef PG_MODULE_MAGIC_EXT
+#define IDEMPOTENCY_MODULE_MAGIC \
+	PG_MODULE_MAGIC_EXT(.name = "idempotency", .version = IDEMPOTENCY_VERSION)
+#else
+#define IDEMPOTENCY_MODULE_MAGIC PG_MODULE_MAGIC
+#endif
+
+/* 17 has one function for the search_path of code that runs as an owner. */
+#if PG_VERSION_NUM < 170000
+static inline void
+RestrictSearchPath(void)
+{
+	(void) set_config_option("search_path", "pg_catalog, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+#endif
+
+/* 16 gives the memory of check hooks an allocator; before, it was malloc. */
+#if PG_VERSION_NUM < 160000
+#define guc_malloc(elevel, size) malloc(size)
+#endif
+
+/* 17 has infinite intervals. */
+#ifndef INTERVAL_NOT_FINITE
+#define INTERVAL_NOT_FINITE(i) (false)
+#endif
+
+#endif							/* IDEMPOTENCY_COMPAT_H */

@@ -1,0 +1,192 @@
+/*-------------------------------------------------------------------------
+ *
+ * fingerprint.c
+ *	  What a client asked for, as a digest.
+ *
+ * The canonical form, version 1, is the token stream of the jsonb.  Each
+ * token is a tag byte and what makes it self-delimiting, so that no two
+ * streams can be read as the same bytes; integers are big-endian.
+ *
+ *	  n t f			null, true, false
+ *	  # n w s d*	number: digits, weight and sign as in numeric_send, 16
+ *					bits each, then n digits in base 10000, without the
+ *					display scale and without zeros at either end
+ *	  " l b*		string: 32-bit length and bytes
+ *	  [ c v*		array: 32-bit count and values
+ *	  { c (k v)*	object: 32-bit count; each key as a string, and its value
+ *
+ * jsonb keeps an object's keys sorted and unique, so they need no sorting
+ * here.  A top-level scalar is the scalar alone, which keeps 1 and [1] apart.
+ *
+ * Portions Copyright (c) 2026, the idempotency developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/cryptohash.h"
+#include "common/sha2.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "port/pg_bswap.h"
+#include "utils/fmgrprotos.h"
+#include "utils/numeric.h"
+
+#include "fingerprint.h"
+
+#define FORM_DIGEST		0
+#define FORM_JSONB_V1	1
+
+/* Header of numeric_send's output: ndigits, weight, sign, dscale. */
+#define NUMERIC_HEADER	(4 * sizeof(int16))
+
+static void
+hash_bytes_into(pg_cryptohash_ctx *ctx, const void *bytes, size_t len)
+{
+	if (pg_cryptohash_update(ctx, bytes, len) < 0)
+		elog(ERROR, "could not compute SHA-256 of a request");
+}
+
+/* A tag and a 32-bit length or count. */
+static void
+hash_head(pg_cryptohash_ctx *ctx, char tag, uint32 n)
+{
+	uint8		head[1 + sizeof(uint32)];
+
+	n = pg_hton32(n);
+	head[0] = (uint8) tag;
+	memcpy(head + 1, &n, sizeof(n));
+	hash_bytes_into(ctx, head, sizeof(head));
+}
+
+/*
+ * 1, 1.0 and 1e0 are equal and differ in display scale alone, which is left
+ * out.  Digits are stored without zeros at either end; that is made sure of
+ * here rather than trusted, since a fingerprint lives long.
+ */
+static void
+hash_numeric_into(pg_cryptohash_ctx *ctx, Numeric num)
+{
+	bytea	   *wire = DatumGetByteaPP(DirectFunctionCall1(numeric_send,
+														   NumericGetDatum(num)));
+	const char *data = VARDATA_ANY(wire);
+	const char *digits = data + NUMERIC_HEADER;
+	int16		head[3];
+	int16		ndigits;
+	int16		weight;
+
+	memcpy(head, data, sizeof(head));
+	ndigits = (int16) pg_ntoh16(head[0]);
+	weight = (int16) pg_ntoh16(head[1]);
+
+	while (ndigits > 0 && digits[0] == 0 && digits[1] == 0)
+	{
+		digits += sizeof(int16);
+		ndigits--;
+		weight--;
+	}
+	while (ndigits > 0 &&
+		   digits[2 * ndigits - 2] == 0 && digits[2 * ndigits - 1] == 0)
+		ndigits--;
+
+	head[0] = pg_hton16(ndigits);
+	head[1] = ndigits > 0 ? pg_hton16(weight) : 0;
+	if (ndigits == 0)
+		head[2] = 0;			/* zero has no sign */
+	hash_bytes_into(ctx, "#", 1);
+	hash_bytes_into(ctx, head, sizeof(head));
+	hash_bytes_into(ctx, digits, ndigits * sizeof(int16));
+	pfree(wire);
+}
+
+static void
+hash_scalar_into(pg_cryptohash_ctx *ctx, const JsonbValue *v)
+{
+	switch (v->type)
+	{
+		case jbvNull:
+			hash_bytes_into(ctx, "n", 1);
+			break;
+		case jbvBool:
+			hash_bytes_into(ctx, v->val.boolean ? "t" : "f", 1);
+			break;
+		case jbvNumeric:
+			hash_numeric_into(ctx, v->val.numeric);
+			break;
+		case jbvString:
+			hash_head(ctx, '"', v->val.string.len);
+			hash_bytes_into(ctx, v->val.string.val, v->val.string.len);
+			break;
+		default:
+			elog(ERROR, "unexpected jsonb value type: %d", (int) v->type);
+	}
+}
+
+/* Feed the canonical form to the hash. */
+static void
+hash_jsonb_into(pg_cryptohash_ctx *ctx, Jsonb *jb)
+{
+	JsonbIterator *it = JsonbIteratorInit(&jb->root);
+	JsonbIteratorToken token;
+	JsonbValue	v;
+
+	while ((token = JsonbIteratorNext(&it, &v, false)) != WJB_DONE)
+	{
+		CHECK_FOR_INTERRUPTS();
+		switch (token)
+		{
+			case WJB_BEGIN_ARRAY:
+				if (!v.val.array.rawScalar)
+					hash_head(ctx, '[', v.val.array.nElems);
+				break;
+			case WJB_BEGIN_OBJECT:
+				hash_head(ctx, '{', v.val.object.nPairs);
+				break;
+			case WJB_KEY:
+			case WJB_VALUE:
+			case WJB_ELEM:
+				hash_scalar_into(ctx, &v);
+				break;
+			default:
+				break;			/* the counts already tell where things end */
+		}
+	}
+}
+
+void
+fingerprint_of_jsonb(Jsonb *request, Fingerprint *result)
+{
+	pg_cryptohash_ctx *ctx = pg_cryptohash_create(PG_SHA256);
+
+	if (ctx == NULL || pg_cryptohash_init(ctx) < 0)
+		elog(ERROR, "could not compute SHA-256 of a request");
+	hash_jsonb_into(ctx, request);
+	if (pg_cryptohash_final(ctx, result->bytes + 1, PG_SHA256_DIGEST_LENGTH) < 0)
+		elog(ERROR, "could not compute SHA-256 of a request");
+	pg_cryptohash_free(ctx);
+
+	result->bytes[0] = FORM_JSONB_V1;
+	result->len = 1 + PG_SHA256_DIGEST_LENGTH;
+}
+
+void
+fingerprint_of_digest(const void *digest, int len, Fingerprint *result)
+{
+	Assert(len >= 1 && len <= FINGERPRINT_MAX_DIGEST);
+	result->bytes[0] = FORM_DIGEST;
+	memcpy(result->bytes + 1, digest, len);
+	result->len = 1 + len;
+}
+
+bool
+fingerprint_differs(const Fingerprint *stored, const Fingerprint *given)
+{
+	if (stored->len == 0 || given->len == 0)
+		return false;
+
+	/* A form that this release does not know says nothing. */
+	if (stored->bytes[0] > FORM_JSONB_V1)
+		return false;
+	return stored->len != given->len ||
+		memcmp(stored->bytes, given->bytes, stored->len) != 0;
+}

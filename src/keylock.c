@@ -1,0 +1,98 @@
+/*-------------------------------------------------------------------------
+ *
+ * keylock.c
+ *	  A key's identity and its lock.
+ *
+ * Portions Copyright (c) 2026, the idempotency developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/cryptohash.h"
+#include "common/sha2.h"
+#include "miscadmin.h"
+#include "port/pg_bswap.h"
+#include "storage/lock.h"
+#include "utils/inval.h"
+
+#include "keylock.h"
+
+void
+keylock_id(const char *scope, int scope_len, const char *key, int key_len,
+		   KeyId *id)
+{
+	pg_cryptohash_ctx *ctx = pg_cryptohash_create(PG_SHA256);
+	uint64		length = pg_hton64((uint64) scope_len);
+	uint8		digest[PG_SHA256_DIGEST_LENGTH];
+
+	if (ctx == NULL ||
+		pg_cryptohash_init(ctx) < 0 ||
+		pg_cryptohash_update(ctx, (const uint8 *) &length, sizeof(length)) < 0 ||
+		pg_cryptohash_update(ctx, (const uint8 *) scope, scope_len) < 0 ||
+		pg_cryptohash_update(ctx, (const uint8 *) key, key_len) < 0 ||
+		pg_cryptohash_final(ctx, digest, sizeof(digest)) < 0)
+		elog(ERROR, "could not compute SHA-256 of an idempotency key");
+	pg_cryptohash_free(ctx);
+
+	memcpy(id->data, digest, UUID_LEN);
+}
+
+/* field 1: database; fields 2 and 3: 64 bits of the identity; field 4: class */
+static void
+keylock_tag(const KeyId *id, LOCKTAG *tag)
+{
+	uint32		high;
+	uint32		low;
+
+	memcpy(&high, id->data, sizeof(high));
+	memcpy(&low, id->data + sizeof(high), sizeof(low));
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId,
+						 pg_ntoh32(high), pg_ntoh32(low), KEYLOCK_CLASS);
+}
+
+bool
+keylock_try(const KeyId *id)
+{
+	LOCKTAG		tag;
+
+	keylock_tag(id, &tag);
+	return LockAcquire(&tag, ExclusiveLock, false, true) !=
+		LOCKACQUIRE_NOT_AVAIL;
+}
+
+void
+keylock_wait(const KeyId *id)
+{
+	LOCKTAG		tag;
+
+	keylock_tag(id, &tag);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+
+	/*
+	 * An advisory lock, unlike a relation's, does not read what others
+	 * changed in the catalogs while we waited.
+	 */
+	AcceptInvalidationMessages();
+}
+
+void
+keylock_release(const KeyId *id)
+{
+	LOCKTAG		tag;
+
+	keylock_tag(id, &tag);
+	if (!LockRelease(&tag, ExclusiveLock, false))
+		elog(ERROR, "idempotency key lock is not held");
+}
+
+bool
+keylock_held_elsewhere(const KeyId *id)
+{
+	LOCKTAG		tag;
+	int			count;
+
+	keylock_tag(id, &tag);
+	(void) GetLockConflicts(&tag, ExclusiveLock, &count);
+	return count > 0;
+}

@@ -1,0 +1,165 @@
+/*-------------------------------------------------------------------------
+ *
+ * store_frame.c
+ *	  How the store room runs SQL: as whom, under which search_path, with
+ *	  which snapshot and from which plan.
+ *
+ * Portions Copyright (c) 2026, the idempotency developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "store_frame.h"
+
+void
+store_enter(StoreFrame *frame, Oid schema, const char *table,
+			LOCKMODE lockmode)
+{
+	Relation	rel;
+	Oid			owner;
+
+	frame->schema = schema;
+	frame->table = table;
+	frame->caller = CurrentMemoryContext;
+	frame->relid = get_relname_relid(table, schema);
+	if (!OidIsValid(frame->relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table \"%s\" of extension \"idempotency\" does not exist", table),
+				 errhint("Create the extension anew; its functions and tables belong in one schema.")));
+
+	/* Locking also reads the invalidations that plans depend on. */
+	rel = table_open(frame->relid, lockmode);
+	owner = rel->rd_rel->relowner;
+	table_close(rel, NoLock);
+
+	frame->nestlevel = NewGUCNestLevel();
+	RestrictSearchPath();
+	GetUserIdAndSecContext(&frame->save_userid, &frame->save_sec_context);
+	SetUserIdAndSecContext(owner,
+						   frame->save_sec_context |
+						   SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_NOFORCE_RLS);
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+}
+
+void
+store_leave(StoreFrame *frame)
+{
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "SPI_finish failed");
+	PopActiveSnapshot();
+	SetUserIdAndSecContext(frame->save_userid, frame->save_sec_context);
+	AtEOXact_GUC(true, frame->nestlevel);
+}
+
+/*
+ * Every statement finds its rows through an index however small or however
+ * badly analysed the table is when the plan is made: the plan outlives that
+ * moment, and under SERIALIZABLE a sequential scan would conflict with every
+ * other key.  So sequential scans are off while a plan is made, which the
+ * first execution after store_plan() does (CURSOR_OPT_GENERIC_PLAN); the
+ * frame's nest level turns them on again.
+ */
+SPIPlanPtr
+store_plan(StoreFrame *frame, StorePlan *plan)
+{
+	SPIPlanPtr	made;
+	char	   *table;
+
+	if (plan->plan != NULL)
+	{
+		SPIPlanPtr	old = plan->plan;
+
+		if (plan->relid == frame->relid && SPI_plan_is_valid(old))
+			return old;
+		plan->plan = NULL;
+		SPI_freeplan(old);
+	}
+
+	(void) set_config_option("enable_seqscan", "off",
+							 PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	table = quote_qualified_identifier(get_namespace_name(frame->schema),
+									   frame->table);
+	made = SPI_prepare_cursor(psprintf(plan->sql, table, table),
+							  plan->nargs, plan->argtypes,
+							  CURSOR_OPT_GENERIC_PLAN);
+	if (made == NULL)
+		elog(ERROR, "SPI_prepare failed: %s",
+			 SPI_result_code_string(SPI_result));
+	if (SPI_keepplan(made) != 0)
+		elog(ERROR, "SPI_keepplan failed");
+	plan->relid = frame->relid;
+	plan->plan = made;
+	return made;
+}
+
+/*
+ * The key's lock keeps two writers of one key apart.  What it cannot keep
+ * out, a row that came another way (the owner's own INSERT, replication) or a
+ * prune of this very key, is for the caller a conflict that a retry settles,
+ * never a unique violation that it would have to interpret.
+ */
+static void
+store_rethrow_conflict(StoreFrame *frame)
+{
+	ErrorData  *edata;
+	bool		unique_violation = geterrcode() == ERRCODE_UNIQUE_VIOLATION;
+
+	if (!unique_violation && geterrcode() != ERRCODE_T_R_SERIALIZATION_FAILURE)
+		PG_RE_THROW();
+
+	MemoryContextSwitchTo(frame->caller);
+	edata = CopyErrorData();
+	FlushErrorState();
+	if (unique_violation)
+	{
+		if (edata->table_name == NULL || edata->schema_name == NULL ||
+			strcmp(edata->table_name, frame->table) != 0 ||
+			strcmp(edata->schema_name, get_namespace_name(frame->schema)) != 0)
+			ReThrowError(edata);	/* a trigger's own business */
+		edata->sqlerrcode = ERRCODE_T_R_SERIALIZATION_FAILURE;
+		edata->message = pstrdup("could not serialize access to an idempotency key due to a concurrent change");
+		edata->detail = NULL;
+	}
+	if (edata->hint == NULL)
+		edata->hint = pstrdup("Retry the transaction with the same key.");
+	ReThrowError(edata);
+}
+
+void
+store_execute(StoreFrame *frame, StorePlan *plan, Datum *values,
+			  const char *nulls, int expected)
+{
+	SPIPlanPtr	spi_plan = store_plan(frame, plan);
+	int			rc = 0;
+
+	PG_TRY();
+	{
+		rc = SPI_execute_snapshot(spi_plan, values, nulls,
+								  GetActiveSnapshot(), InvalidSnapshot,
+								  expected == SPI_OK_SELECT, true, 0);
+	}
+	PG_CATCH();
+	{
+		store_rethrow_conflict(frame);
+	}
+	PG_END_TRY();
+
+	if (rc != expected)
+		elog(ERROR, "SPI_execute_snapshot returned %s",
+			 SPI_result_code_string(rc));
+}

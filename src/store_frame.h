@@ -1,0 +1,67 @@
+/*-------------------------------------------------------------------------
+ *
+ * store_frame.h
+ *	  How the store room runs SQL.  Only files of that room include this.
+ *
+ * Between store_enter() and store_leave() the code runs as the tables' owner,
+ * row security does not apply, search_path holds pg_catalog alone, and the
+ * active snapshot is newer than every lock the caller took before: in
+ * REPEATABLE READ and SERIALIZABLE too, what the last holder of a key's lock
+ * committed is seen.  An error leaves all that to the transaction's abort,
+ * which undoes each of these.
+ *
+ * A plan is kept for the session and used only while PostgreSQL calls it
+ * valid and the table is still the one it was made for, so that DROP and
+ * CREATE EXTENSION, ALTER SCHEMA RENAME and the like need no care elsewhere.
+ *
+ * Portions Copyright (c) 2026, the idempotency developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef IDEMPOTENCY_STORE_FRAME_H
+#define IDEMPOTENCY_STORE_FRAME_H
+
+#include "executor/spi.h"
+#include "storage/lockdefs.h"
+
+#define STORE_KEYS "idempotency_keys"
+#define STORE_MAX_ARGS 15
+
+/* A statement of the store: what it says, and what is kept of it. */
+typedef struct StorePlan
+{
+	const char *sql;			/* %s stands for the qualified table */
+	int			nargs;
+	Oid			argtypes[STORE_MAX_ARGS];
+	Oid			relid;			/* the table that plan was made for */
+	SPIPlanPtr	plan;			/* NULL if none is kept */
+} StorePlan;
+
+typedef struct StoreFrame
+{
+	Oid			schema;
+	const char *table;			/* unqualified */
+	Oid			relid;
+	MemoryContext caller;		/* where results belong */
+	Oid			save_userid;
+	int			save_sec_context;
+	int			nestlevel;
+} StoreFrame;
+
+/* Lock the table, become its owner, and take a fresh snapshot. */
+extern void store_enter(StoreFrame *frame, Oid schema, const char *table,
+						LOCKMODE lockmode);
+extern void store_leave(StoreFrame *frame);
+
+/* The statement's plan, made anew if the kept one no longer fits. */
+extern SPIPlanPtr store_plan(StoreFrame *frame, StorePlan *plan);
+
+/*
+ * Run a statement in the frame and expect this SPI result code.  A statement
+ * that writes reports a conflict that the key's lock did not prevent as
+ * 40001.  nulls may be NULL.
+ */
+extern void store_execute(StoreFrame *frame, StorePlan *plan, Datum *values,
+						  const char *nulls, int expected);
+
+#endif							/* IDEMPOTENCY_STORE_FRAME_H */

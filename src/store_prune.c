@@ -1,0 +1,206 @@
+/*-------------------------------------------------------------------------
+ *
+ * store_prune.c
+ *	  Expired keys: found through the BRIN index, removed in batches.
+ *
+ * Prune waits for nobody and lets nobody wait who is not after the very key
+ * it is removing: rows that another transaction has locked are passed over
+ * (SKIP LOCKED), and so are expired keys on which an attempt is under way,
+ * whose finish would otherwise wait for this transaction.
+ *
+ * BRIN answers "nothing has expired" from its summaries alone, but only where
+ * it has them and they are tight: new pages have no summary until VACUUM or
+ * someone else asks for one, and deleting rows never raises a summary's
+ * minimum.  So prune looks after them itself: it summarizes what is new
+ * before it looks, and drops the summary of each range that it removed rows
+ * from, for the next prune to take anew.
+ *
+ * Portions Copyright (c) 2026, the idempotency developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/brin.h"
+#include "access/genam.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/itemptr.h"
+#include "storage/lmgr.h"
+#include "utils/array.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "store.h"
+#include "store_frame.h"
+
+#define EXPIRY_INDEX "idempotency_keys_expires_at_idx"
+#define PRUNE_BATCH 1000
+
+static StorePlan plan_find_expired = {
+	"SELECT id, ctid FROM %s WHERE expires_at OPERATOR(pg_catalog.<=) $1",
+	1, {TIMESTAMPTZOID}
+};
+
+static StorePlan plan_delete_expired = {
+	"DELETE FROM %s WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY("
+	"SELECT id FROM %s WHERE id OPERATOR(pg_catalog.=) ANY ($1)"
+	" AND expires_at OPERATOR(pg_catalog.<=) $2 FOR UPDATE SKIP LOCKED))",
+	2, {UUIDARRAYOID, TIMESTAMPTZOID}
+};
+
+/* The BRIN index, and the blocks whose summaries have become too wide. */
+typedef struct Summaries
+{
+	Oid			heap;
+	Oid			index;			/* InvalidOid: there is no such index */
+	BlockNumber pages_per_range;
+	int			nstale;
+	int			capacity;
+	BlockNumber *stale;			/* one block of each range */
+} Summaries;
+
+/* Find the index; without it (a partitioned or distributed table) do without. */
+static void
+summaries_open(Summaries *s, StoreFrame *frame)
+{
+	memset(s, 0, sizeof(*s));
+	s->heap = frame->relid;
+	s->index = get_relname_relid(EXPIRY_INDEX, frame->schema);
+	if (OidIsValid(s->index))
+	{
+		Relation	index = index_open(s->index, AccessShareLock);
+
+		if (index->rd_rel->relkind == RELKIND_INDEX &&
+			index->rd_rel->relam == BRIN_AM_OID &&
+			index->rd_index->indrelid == s->heap)
+			s->pages_per_range = BrinGetPagesPerRange(index);
+		index_close(index, AccessShareLock);
+	}
+	if (s->pages_per_range == 0)
+		s->index = InvalidOid;
+}
+
+/*
+ * BRIN's maintenance functions lock the table against VACUUM and each other.
+ * If that lock is not free now, someone is at it: come back another time.
+ */
+static bool
+summaries_lock(Summaries *s)
+{
+	return OidIsValid(s->index) &&
+		ConditionalLockRelationOid(s->heap, ShareUpdateExclusiveLock);
+}
+
+static void
+summaries_unlock(Summaries *s)
+{
+	UnlockRelationOid(s->heap, ShareUpdateExclusiveLock);
+}
+
+/* Summarize the ranges that have no summary; reads each of them once. */
+static void
+summaries_complete(Summaries *s)
+{
+	if (!summaries_lock(s))
+		return;
+	(void) DirectFunctionCall1(brin_summarize_new_values,
+							   ObjectIdGetDatum(s->index));
+	summaries_unlock(s);
+}
+
+/* A row of this block is being removed; blocks come in ascending order. */
+static void
+summaries_note(Summaries *s, BlockNumber block)
+{
+	BlockNumber first;
+
+	if (!OidIsValid(s->index))
+		return;
+	first = block - block % s->pages_per_range;
+	if (s->nstale > 0 && s->stale[s->nstale - 1] == first)
+		return;
+	if (s->nstale == s->capacity)
+	{
+		s->capacity = Max(64, 2 * s->capacity);
+		s->stale = s->stale == NULL ?
+			palloc(s->capacity * sizeof(BlockNumber)) :
+			repalloc(s->stale, s->capacity * sizeof(BlockNumber));
+	}
+	s->stale[s->nstale++] = first;
+}
+
+static void
+summaries_drop_stale(Summaries *s)
+{
+	if (s->nstale == 0 || !summaries_lock(s))
+		return;
+	for (int i = 0; i < s->nstale; i++)
+		(void) DirectFunctionCall2(brin_desummarize_range,
+								   ObjectIdGetDatum(s->index),
+								   Int64GetDatum((int64) s->stale[i]));
+	summaries_unlock(s);
+}
+
+/* Of the rows just fetched, those that no attempt is at work on. */
+static ArrayType *
+choose_idle_keys(Summaries *s)
+{
+	Datum	   *ids = palloc(sizeof(Datum) * SPI_processed);
+	int			n = 0;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		bool		isnull;
+		Datum		id = SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull);
+		Datum		tid = SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull);
+
+		if (keylock_held_elsewhere(DatumGetUUIDP(id)))
+			continue;
+		summaries_note(s, ItemPointerGetBlockNumber((ItemPointer) DatumGetPointer(tid)));
+		ids[n++] = id;
+	}
+	return construct_array(ids, n, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR);
+}
+
+int64
+store_prune(Oid schema, int64 max_keys)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	Datum		values[2] = {TimestampTzGetDatum(now), TimestampTzGetDatum(now)};
+	StoreFrame	frame;
+	Summaries	summaries;
+	Portal		expired;
+	int64		removed = 0;
+
+	store_enter(&frame, schema, STORE_KEYS, RowExclusiveLock);
+	summaries_open(&summaries, &frame);
+	summaries_complete(&summaries);
+
+	expired = SPI_cursor_open(NULL, store_plan(&frame, &plan_find_expired),
+							  values, NULL, true);
+	while (removed < max_keys)
+	{
+		CHECK_FOR_INTERRUPTS();
+		SPI_cursor_fetch(expired, true, Min(PRUNE_BATCH, max_keys - removed));
+		if (SPI_processed == 0)
+			break;
+		values[0] = PointerGetDatum(choose_idle_keys(&summaries));
+		SPI_freetuptable(SPI_tuptable);
+		store_execute(&frame, &plan_delete_expired, values, NULL,
+					  SPI_OK_DELETE);
+		removed += SPI_processed;
+		pfree(DatumGetPointer(values[0]));
+	}
+	SPI_cursor_close(expired);
+
+	summaries_drop_stale(&summaries);
+	store_leave(&frame);
+	return removed;
+}
