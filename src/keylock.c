@@ -15,6 +15,7 @@
 #include "port/pg_bswap.h"
 #include "storage/lock.h"
 #include "utils/inval.h"
+#include "utils/resowner.h"
 
 #include "keylock.h"
 
@@ -51,23 +52,44 @@ keylock_tag(const KeyId *id, LOCKTAG *tag)
 						 pg_ntoh32(high), pg_ntoh32(low), KEYLOCK_CLASS);
 }
 
-bool
-keylock_try(const KeyId *id)
+/*
+ * Locks belong to the subtransaction, not to the portal that happens to run:
+ * so they can be given back from another statement of it.  An error on the
+ * way leaves CurrentResourceOwner to the abort that follows.
+ */
+static ResourceOwner
+own_by_subtransaction(void)
 {
+	ResourceOwner saved = CurrentResourceOwner;
+
+	CurrentResourceOwner = CurTransactionResourceOwner;
+	return saved;
+}
+
+static bool
+acquire(const KeyId *id, bool dont_wait)
+{
+	ResourceOwner saved;
+	LockAcquireResult result;
 	LOCKTAG		tag;
 
 	keylock_tag(id, &tag);
-	return LockAcquire(&tag, ExclusiveLock, false, true) !=
-		LOCKACQUIRE_NOT_AVAIL;
+	saved = own_by_subtransaction();
+	result = LockAcquire(&tag, ExclusiveLock, false, dont_wait);
+	CurrentResourceOwner = saved;
+	return result != LOCKACQUIRE_NOT_AVAIL;
+}
+
+bool
+keylock_try(const KeyId *id)
+{
+	return acquire(id, true);
 }
 
 void
 keylock_wait(const KeyId *id)
 {
-	LOCKTAG		tag;
-
-	keylock_tag(id, &tag);
-	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	(void) acquire(id, false);
 
 	/*
 	 * An advisory lock, unlike a relation's, does not read what others
@@ -79,10 +101,15 @@ keylock_wait(const KeyId *id)
 void
 keylock_release(const KeyId *id)
 {
+	ResourceOwner saved;
+	bool		released;
 	LOCKTAG		tag;
 
 	keylock_tag(id, &tag);
-	if (!LockRelease(&tag, ExclusiveLock, false))
+	saved = own_by_subtransaction();
+	released = LockRelease(&tag, ExclusiveLock, false);
+	CurrentResourceOwner = saved;
+	if (!released)
 		elog(ERROR, "idempotency key lock is not held");
 }
 
@@ -90,9 +117,11 @@ bool
 keylock_held_elsewhere(const KeyId *id)
 {
 	LOCKTAG		tag;
+	VirtualTransactionId *holders;
 	int			count;
 
 	keylock_tag(id, &tag);
-	(void) GetLockConflicts(&tag, ExclusiveLock, &count);
+	holders = GetLockConflicts(&tag, ExclusiveLock, &count);
+	pfree(holders);				/* made anew for each call in a backend */
 	return count > 0;
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * store.c
- *	  Finished keys: read, insert, delete.
+ *	  What is stored of a key: read; and finished keys: insert, delete.
  *
  * Portions Copyright (c) 2026, the idempotency developers
  *
@@ -17,141 +17,137 @@
 #include "store.h"
 #include "store_frame.h"
 
-static StorePlan plan_read_key = {
-	"SELECT fingerprint, attempt, status, headers, response, body,"
-	" first_seen_at, finished_at, expires_at"
-	" FROM %s WHERE id OPERATOR(pg_catalog.=) $1",
+/*
+ * One statement for both tables, so that one snapshot sees a key that is just
+ * being finished either as a claim or as a key, never as both or neither.
+ */
+static StorePlan plan_read = {
+	"SELECT false, fingerprint, attempt, first_seen_at, finished_at,"
+	" expires_at, status, headers, response, body,"
+	" NULL::pg_catalog.text, NULL::pg_catalog.interval,"
+	" NULL::pg_catalog.interval, NULL::pg_catalog.timestamptz"
+	" FROM %s." STORE_KEYS " WHERE id OPERATOR(pg_catalog.=) $1"
+	" UNION ALL "
+	"SELECT true, fingerprint, attempt, first_seen_at, claimed_at,"
+	" lease_until, NULL::pg_catalog.int4, NULL::pg_catalog.jsonb, state,"
+	" NULL::pg_catalog.bytea, checkpoint, retention, lease, retry_at"
+	" FROM %s." STORE_CLAIMS " WHERE id OPERATOR(pg_catalog.=) $1",
 	1, {UUIDOID}
 };
 
 static StorePlan plan_insert_key = {
-	"INSERT INTO %s (id, scope, key, fingerprint, attempt, status, headers,"
-	" response, body, first_seen_at, finished_at, expires_at)"
+	"INSERT INTO %s." STORE_KEYS " (id, scope, key, fingerprint, attempt,"
+	" status, headers, response, body, first_seen_at, finished_at, expires_at)"
 	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
 	12, {UUIDOID, TEXTOID, TEXTOID, BYTEAOID, INT4OID, INT4OID, JSONBOID,
 		JSONBOID, BYTEAOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 };
 
+/*
+ * A prune may be removing the row already.  It is passed over then: the
+ * insert that follows waits for the prune's end, in every isolation level,
+ * where a second DELETE would fail in two of them.
+ */
 static StorePlan plan_delete_expired_key = {
-	"DELETE FROM %s WHERE id OPERATOR(pg_catalog.=) $1"
-	" AND expires_at OPERATOR(pg_catalog.<=) $2",
+	"DELETE FROM %s." STORE_KEYS " WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY("
+	"SELECT id FROM %s." STORE_KEYS " WHERE id OPERATOR(pg_catalog.=) $1"
+	" AND expires_at OPERATOR(pg_catalog.<=) $2 FOR UPDATE SKIP LOCKED))",
 	2, {UUIDOID, TIMESTAMPTZOID}
 };
 
 static StorePlan plan_delete_key = {
-	"DELETE FROM %s WHERE id OPERATOR(pg_catalog.=) $1",
+	"DELETE FROM %s." STORE_KEYS " WHERE id OPERATOR(pg_catalog.=) $1",
 	1, {UUIDOID}
 };
 
-/* Column number col of the only row, in the caller's memory; NULL if null. */
-static void *
-fetch_varlena(StoreFrame *frame, int col)
+static void
+read_key_row(StoreFrame *frame, int row, StoredKey *key)
 {
-	MemoryContext spi_context = CurrentMemoryContext;
+	Response   *response = &key->response;
 	bool		isnull;
-	Datum		value;
-	void	   *copy;
 
-	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-						  col, &isnull);
-	if (isnull)
-		return NULL;
-	MemoryContextSwitchTo(frame->caller);
-	copy = PG_DETOAST_DATUM_COPY(value);
-	MemoryContextSwitchTo(spi_context);
-	return copy;
-}
-
-static Datum
-fetch_byval(int col, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-						 col, isnull);
+	store_fetch_fingerprint(frame, row, 2, &key->fingerprint);
+	key->attempt = DatumGetInt32(store_fetch(row, 3, &isnull));
+	key->first_seen_at = DatumGetTimestampTz(store_fetch(row, 4, &isnull));
+	key->finished_at = DatumGetTimestampTz(store_fetch(row, 5, &isnull));
+	key->expires_at = DatumGetTimestampTz(store_fetch(row, 6, &isnull));
+	response->status = DatumGetInt32(store_fetch(row, 7, &isnull));
+	response->has_status = !isnull;
+	response->headers = store_fetch_varlena(frame, row, 8);
+	response->response = store_fetch_varlena(frame, row, 9);
+	response->body = store_fetch_varlena(frame, row, 10);
 }
 
 static void
-fetch_fingerprint(StoreFrame *frame, int col, Fingerprint *result)
+read_claim_row(StoreFrame *frame, int row, StoredClaim *claim)
 {
-	bytea	   *value = fetch_varlena(frame, col);
-
-	result->len = 0;
-	if (value == NULL)
-		return;
-	if (VARSIZE_ANY_EXHDR(value) > sizeof(result->bytes))
-		elog(ERROR, "stored fingerprint is too long");
-	result->len = VARSIZE_ANY_EXHDR(value);
-	memcpy(result->bytes, VARDATA_ANY(value), result->len);
-	pfree(value);
-}
-
-bool
-store_read_key(Oid schema, const KeyId *id, StoredKey *stored)
-{
-	StoreFrame	frame;
-	Datum		values[1] = {UUIDPGetDatum(id)};
-	bool		found;
 	bool		isnull;
 
-	store_enter(&frame, schema, STORE_KEYS, AccessShareLock);
-	store_execute(&frame, &plan_read_key, values, NULL, SPI_OK_SELECT);
-	found = SPI_processed > 0;
-	if (found)
-	{
-		Response   *response = &stored->response;
-
-		fetch_fingerprint(&frame, 1, &stored->fingerprint);
-		stored->attempt = DatumGetInt32(fetch_byval(2, &isnull));
-		response->status = DatumGetInt32(fetch_byval(3, &isnull));
-		response->has_status = !isnull;
-		response->headers = fetch_varlena(&frame, 4);
-		response->response = fetch_varlena(&frame, 5);
-		response->body = fetch_varlena(&frame, 6);
-		stored->first_seen_at = DatumGetTimestampTz(fetch_byval(7, &isnull));
-		stored->finished_at = DatumGetTimestampTz(fetch_byval(8, &isnull));
-		stored->expires_at = DatumGetTimestampTz(fetch_byval(9, &isnull));
-	}
-	store_leave(&frame);
-	return found;
-}
-
-/* A nullable argument of a plan. */
-static void
-set_nullable(Datum *values, char *nulls, int arg, const void *pointer)
-{
-	values[arg] = PointerGetDatum(pointer);
-	nulls[arg] = pointer == NULL ? 'n' : ' ';
+	store_fetch_fingerprint(frame, row, 2, &claim->fingerprint);
+	claim->attempt = DatumGetInt32(store_fetch(row, 3, &isnull));
+	claim->first_seen_at = DatumGetTimestampTz(store_fetch(row, 4, &isnull));
+	claim->claimed_at = DatumGetTimestampTz(store_fetch(row, 5, &isnull));
+	claim->lease_until = DatumGetTimestampTz(store_fetch(row, 6, &isnull));
+	claim->state = store_fetch_varlena(frame, row, 9);
+	claim->checkpoint = store_fetch_varlena(frame, row, 11);
+	claim->retention = store_fetch_timespan(row, 12);
+	claim->lease = store_fetch_timespan(row, 13);
+	(void) store_fetch(row, 14, &isnull);
+	claim->released = !isnull;
 }
 
 void
-store_insert_key(Oid schema, const KeyId *id, text *scope, text *key,
-				 const StoredKey *stored, bool replaces_expired)
+store_read(const KeyName *name, Stored *stored)
 {
-	const Response *response = &stored->response;
-	bytea	   *fingerprint = NULL;
+	StoreFrame	frame;
+	Datum		values[1] = {UUIDPGetDatum(&name->id)};
+
+	memset(stored, 0, sizeof(*stored));
+	store_enter(&frame, name->schema, STORE_KEYS, AccessShareLock);
+	store_execute(&frame, &plan_read, values, NULL, SPI_OK_SELECT);
+	for (int row = 0; row < SPI_processed; row++)
+	{
+		bool		isnull;
+
+		if (DatumGetBool(store_fetch(row, 1, &isnull)))
+		{
+			stored->has_claim = true;
+			read_claim_row(&frame, row, &stored->claim);
+		}
+		else
+		{
+			stored->has_key = true;
+			read_key_row(&frame, row, &stored->key);
+		}
+	}
+	store_leave(&frame);
+}
+
+void
+store_insert_key(const KeyName *name, const StoredKey *key,
+				 bool replaces_expired)
+{
+	const Response *response = &key->response;
 	StoreFrame	frame;
 	Datum		values[12];
 	char		nulls[12];
 
-	if (stored->fingerprint.len > 0)
-		fingerprint = (bytea *) cstring_to_text_with_len((const char *) stored->fingerprint.bytes,
-														 stored->fingerprint.len);
-
 	memset(nulls, ' ', sizeof(nulls));
-	values[0] = UUIDPGetDatum(id);
-	values[1] = PointerGetDatum(scope);
-	values[2] = PointerGetDatum(key);
-	set_nullable(values, nulls, 3, fingerprint);
-	values[4] = Int32GetDatum(stored->attempt);
+	values[0] = UUIDPGetDatum(&name->id);
+	values[1] = PointerGetDatum(name->scope);
+	values[2] = PointerGetDatum(name->key);
+	store_set_nullable(values, nulls, 3, store_fingerprint(&key->fingerprint));
+	values[4] = Int32GetDatum(key->attempt);
 	values[5] = Int32GetDatum(response->status);
 	nulls[5] = response->has_status ? ' ' : 'n';
-	set_nullable(values, nulls, 6, response->headers);
-	set_nullable(values, nulls, 7, response->response);
-	set_nullable(values, nulls, 8, response->body);
-	values[9] = TimestampTzGetDatum(stored->first_seen_at);
-	values[10] = TimestampTzGetDatum(stored->finished_at);
-	values[11] = TimestampTzGetDatum(stored->expires_at);
+	store_set_nullable(values, nulls, 6, response->headers);
+	store_set_nullable(values, nulls, 7, response->response);
+	store_set_nullable(values, nulls, 8, response->body);
+	values[9] = TimestampTzGetDatum(key->first_seen_at);
+	values[10] = TimestampTzGetDatum(key->finished_at);
+	values[11] = TimestampTzGetDatum(key->expires_at);
 
-	store_enter(&frame, schema, STORE_KEYS, RowExclusiveLock);
+	store_enter(&frame, name->schema, STORE_KEYS, RowExclusiveLock);
 	if (replaces_expired)
 	{
 		Datum		expired[2] = {values[0], values[10]};
@@ -164,13 +160,13 @@ store_insert_key(Oid schema, const KeyId *id, text *scope, text *key,
 }
 
 bool
-store_delete_key(Oid schema, const KeyId *id)
+store_delete_key(const KeyName *name)
 {
 	StoreFrame	frame;
-	Datum		values[1] = {UUIDPGetDatum(id)};
+	Datum		values[1] = {UUIDPGetDatum(&name->id)};
 	bool		deleted;
 
-	store_enter(&frame, schema, STORE_KEYS, RowExclusiveLock);
+	store_enter(&frame, name->schema, STORE_KEYS, RowExclusiveLock);
 	store_execute(&frame, &plan_delete_key, values, NULL, SPI_OK_DELETE);
 	deleted = SPI_processed > 0;
 	store_leave(&frame);

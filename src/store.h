@@ -22,6 +22,15 @@
 #include "fingerprint.h"
 #include "keylock.h"
 
+/* How the tables know a key. */
+typedef struct KeyName
+{
+	Oid			schema;			/* of the extension */
+	text	   *scope;
+	text	   *key;
+	KeyId		id;
+} KeyName;
+
 /* What a finished attempt answered; NULL where it gave nothing. */
 typedef struct Response
 {
@@ -32,7 +41,7 @@ typedef struct Response
 	bytea	   *body;
 } Response;
 
-/* A finished key, without its name. */
+/* A finished key. */
 typedef struct StoredKey
 {
 	Fingerprint fingerprint;
@@ -43,24 +52,70 @@ typedef struct StoredKey
 	Response	response;
 } StoredKey;
 
-/* Read a finished key, expired or not; false if there is none. */
-extern bool store_read_key(Oid schema, const KeyId *id, StoredKey *stored);
+/* A key under lease.  Lengths of time are in microseconds. */
+typedef struct StoredClaim
+{
+	Fingerprint fingerprint;
+	Jsonb	   *request;		/* only written, and read by store_read_due */
+	int32		attempt;
+	text	   *checkpoint;
+	Jsonb	   *state;
+	int64		retention;
+	int64		lease;
+	TimestampTz first_seen_at;
+	TimestampTz claimed_at;
+	TimestampTz lease_until;
+	bool		released;		/* the attempt gave up: retry_at is set */
+} StoredClaim;
+
+/* All that is stored of a key at one moment. */
+typedef struct Stored
+{
+	bool		has_key;		/* expired ones included */
+	bool		has_claim;
+	StoredKey	key;
+	StoredClaim claim;
+} Stored;
+
+/* Read a key and its claim, both in one snapshot. */
+extern void store_read(const KeyName *name, Stored *stored);
 
 /*
  * Insert a finished key.  If replaces_expired, a row of the key that has
  * expired is removed first.  A row that should not be there is a 40001.
  */
-extern void store_insert_key(Oid schema, const KeyId *id,
-							 text *scope, text *key,
-							 const StoredKey *stored, bool replaces_expired);
+extern void store_insert_key(const KeyName *name, const StoredKey *key,
+							 bool replaces_expired);
 
 /* Delete a finished key, expired or not; false if there was none. */
-extern bool store_delete_key(Oid schema, const KeyId *id);
+extern bool store_delete_key(const KeyName *name);
 
 /*
  * Delete at most max_keys keys that have expired, and tell how many.  Passes
  * over keys that others lock or are at work on; waits for nobody.
  */
 extern int64 store_prune(Oid schema, int64 max_keys);
+
+/* Claims: insert; a new attempt and its lease; a checkpoint; a release. */
+extern void store_insert_claim(const KeyName *name, const StoredClaim *claim);
+extern void store_take_claim(const KeyName *name, const StoredClaim *claim);
+extern void store_checkpoint_claim(const KeyName *name,
+								   const StoredClaim *claim);
+extern void store_release_claim(const KeyName *name, text *error,
+								TimestampTz lease_until, TimestampTz retry_at);
+
+/* Delete a claim; false if there was none. */
+extern bool store_delete_claim(const KeyName *name);
+
+/*
+ * The names of at most max_keys claims that are stalled or due for another
+ * try, longest due first; of one scope unless that is NULL.  Passes over the
+ * first skip of them.
+ */
+extern int	store_find_due(Oid schema, text *scope, int skip, int max_keys,
+						   KeyName **names);
+
+/* Read a claim with its request; false if it is gone or no longer due. */
+extern bool store_read_due(const KeyName *name, StoredClaim *claim);
 
 #endif							/* IDEMPOTENCY_STORE_H */

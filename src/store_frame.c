@@ -11,15 +11,16 @@
 #include "postgres.h"
 
 #include "access/table.h"
-#include "catalog/namespace.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "store_frame.h"
+#include "timespan.h"
 
 void
 store_enter(StoreFrame *frame, Oid schema, const char *table,
@@ -77,7 +78,7 @@ SPIPlanPtr
 store_plan(StoreFrame *frame, StorePlan *plan)
 {
 	SPIPlanPtr	made;
-	char	   *table;
+	const char *schema;
 
 	if (plan->plan != NULL)
 	{
@@ -92,9 +93,8 @@ store_plan(StoreFrame *frame, StorePlan *plan)
 	(void) set_config_option("enable_seqscan", "off",
 							 PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	table = quote_qualified_identifier(get_namespace_name(frame->schema),
-									   frame->table);
-	made = SPI_prepare_cursor(psprintf(plan->sql, table, table),
+	schema = quote_identifier(get_namespace_name(frame->schema));
+	made = SPI_prepare_cursor(psprintf(plan->sql, schema, schema),
 							  plan->nargs, plan->argtypes,
 							  CURSOR_OPT_GENERIC_PLAN);
 	if (made == NULL)
@@ -162,4 +162,73 @@ store_execute(StoreFrame *frame, StorePlan *plan, Datum *values,
 	if (rc != expected)
 		elog(ERROR, "SPI_execute_snapshot returned %s",
 			 SPI_result_code_string(rc));
+}
+
+Datum
+store_fetch(int row, int col, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
+						 col, isnull);
+}
+
+void *
+store_fetch_varlena(StoreFrame *frame, int row, int col)
+{
+	MemoryContext spi_context = CurrentMemoryContext;
+	bool		isnull;
+	Datum		value = store_fetch(row, col, &isnull);
+	void	   *copy;
+
+	if (isnull)
+		return NULL;
+	MemoryContextSwitchTo(frame->caller);
+	copy = PG_DETOAST_DATUM_COPY(value);
+	MemoryContextSwitchTo(spi_context);
+	return copy;
+}
+
+void
+store_fetch_fingerprint(StoreFrame *frame, int row, int col,
+						Fingerprint *result)
+{
+	bytea	   *value = store_fetch_varlena(frame, row, col);
+
+	result->len = 0;
+	if (value == NULL)
+		return;
+	if (VARSIZE_ANY_EXHDR(value) > sizeof(result->bytes))
+		elog(ERROR, "stored fingerprint is too long");
+	result->len = VARSIZE_ANY_EXHDR(value);
+	memcpy(result->bytes, VARDATA_ANY(value), result->len);
+	pfree(value);
+}
+
+int64
+store_fetch_timespan(int row, int col)
+{
+	bool		isnull;
+	Datum		value = store_fetch(row, col, &isnull);
+	int64		usecs;
+
+	if (isnull)
+		return 0;
+	if (!timespan_from_interval(DatumGetIntervalP(value), &usecs))
+		elog(ERROR, "stored interval is out of range");
+	return usecs;
+}
+
+void
+store_set_nullable(Datum *values, char *nulls, int arg, const void *pointer)
+{
+	values[arg] = PointerGetDatum(pointer);
+	nulls[arg] = pointer == NULL ? 'n' : ' ';
+}
+
+bytea *
+store_fingerprint(const Fingerprint *fingerprint)
+{
+	if (fingerprint->len == 0)
+		return NULL;
+	return (bytea *) cstring_to_text_with_len((const char *) fingerprint->bytes,
+											  fingerprint->len);
 }

@@ -24,13 +24,16 @@
 #include "executor/spi.h"
 #include "storage/lockdefs.h"
 
+#include "fingerprint.h"
+
 #define STORE_KEYS "idempotency_keys"
+#define STORE_CLAIMS "idempotency_claims"
 #define STORE_MAX_ARGS 15
 
 /* A statement of the store: what it says, and what is kept of it. */
 typedef struct StorePlan
 {
-	const char *sql;			/* %s stands for the qualified table */
+	const char *sql;			/* %s stands for the quoted schema */
 	int			nargs;
 	Oid			argtypes[STORE_MAX_ARGS];
 	Oid			relid;			/* the table that plan was made for */
@@ -63,5 +66,23 @@ extern SPIPlanPtr store_plan(StoreFrame *frame, StorePlan *plan);
  */
 extern void store_execute(StoreFrame *frame, StorePlan *plan, Datum *values,
 						  const char *nulls, int expected);
+
+/*
+ * Column col of a row that the frame's statement returned: by value, or
+ * copied into the memory of the frame's caller and out of TOAST (NULL if
+ * null), or as a fingerprint, or an interval as microseconds (0 if null).
+ */
+extern Datum store_fetch(int row, int col, bool *isnull);
+extern void *store_fetch_varlena(StoreFrame *frame, int row, int col);
+extern void store_fetch_fingerprint(StoreFrame *frame, int row, int col,
+									Fingerprint *result);
+extern int64 store_fetch_timespan(int row, int col);
+
+/* A nullable argument of a plan: NULL stands for null. */
+extern void store_set_nullable(Datum *values, char *nulls, int arg,
+							   const void *pointer);
+
+/* A fingerprint as it is stored; NULL if there is none. */
+extern bytea *store_fingerprint(const Fingerprint *fingerprint);
 
 #endif							/* IDEMPOTENCY_STORE_FRAME_H */

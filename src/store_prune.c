@@ -43,13 +43,13 @@
 #define PRUNE_BATCH 1000
 
 static StorePlan plan_find_expired = {
-	"SELECT id, ctid FROM %s WHERE expires_at OPERATOR(pg_catalog.<=) $1",
+	"SELECT id, ctid FROM %s." STORE_KEYS " WHERE expires_at OPERATOR(pg_catalog.<=) $1",
 	1, {TIMESTAMPTZOID}
 };
 
 static StorePlan plan_delete_expired = {
-	"DELETE FROM %s WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY("
-	"SELECT id FROM %s WHERE id OPERATOR(pg_catalog.=) ANY ($1)"
+	"DELETE FROM %s." STORE_KEYS " WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY("
+	"SELECT id FROM %s." STORE_KEYS " WHERE id OPERATOR(pg_catalog.=) ANY ($1)"
 	" AND expires_at OPERATOR(pg_catalog.<=) $2 FOR UPDATE SKIP LOCKED))",
 	2, {UUIDARRAYOID, TIMESTAMPTZOID}
 };

@@ -1,0 +1,199 @@
+/*-------------------------------------------------------------------------
+ *
+ * attempt_list.c
+ *	  The attempts of the current transaction: savepoints, commit guard.
+ *
+ * Portions Copyright (c) 2026, the idempotency developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "attempt_list.h"
+#include "errors.h"
+
+typedef struct AttemptList
+{
+	MemoryContext context;		/* a child of the transaction's */
+	int			n;
+	int			capacity;
+	Attempt   **attempts;		/* in the order of their begins */
+	SubTransactionId newest;	/* no subtransaction above it is named here */
+} AttemptList;
+
+/* NULL outside of transactions that began an attempt. */
+static AttemptList *list = NULL;
+
+static void
+list_create(void)
+{
+	MemoryContext context = AllocSetContextCreate(TopTransactionContext,
+												  "idempotency attempts",
+												  ALLOCSET_SMALL_SIZES);
+	AttemptList *made = MemoryContextAllocZero(context, sizeof(AttemptList));
+
+	made->context = context;
+	made->capacity = 4;
+	made->attempts = MemoryContextAlloc(context,
+										made->capacity * sizeof(Attempt *));
+	list = made;
+}
+
+Attempt *
+attempt_list_open(const KeyId *id)
+{
+	if (list == NULL)
+		return NULL;
+	for (int i = list->n - 1; i >= 0; i--)
+	{
+		Attempt    *attempt = list->attempts[i];
+
+		if (attempt->ended_in == InvalidSubTransactionId &&
+			memcmp(&attempt->id, id, sizeof(*id)) == 0)
+			return attempt;
+	}
+	return NULL;
+}
+
+Attempt *
+attempt_list_add(const KeyName *name)
+{
+	MemoryContext old;
+	Attempt    *attempt;
+
+	if (list == NULL)
+		list_create();
+	old = MemoryContextSwitchTo(list->context);
+	if (list->n == list->capacity)
+	{
+		list->attempts = repalloc(list->attempts,
+								  2 * list->capacity * sizeof(Attempt *));
+		list->capacity *= 2;
+	}
+	attempt = palloc0(sizeof(Attempt));
+	attempt->id = name->id;
+	attempt->scope = text_to_cstring(name->scope);
+	attempt->key = text_to_cstring(name->key);
+	attempt->begun_in = GetCurrentSubTransactionId();
+	MemoryContextSwitchTo(old);
+
+	list->newest = Max(list->newest, attempt->begun_in);
+	list->attempts[list->n++] = attempt;
+	return attempt;
+}
+
+void
+attempt_list_end(Attempt *attempt)
+{
+	attempt->ended_in = GetCurrentSubTransactionId();
+	list->newest = Max(list->newest, attempt->ended_in);
+}
+
+bool
+attempt_list_begun_here(const Attempt *attempt)
+{
+	return attempt->begun_in == GetCurrentSubTransactionId();
+}
+
+/*
+ * Committing would end the lock and leave no key behind: the next retry would
+ * do the work again.
+ */
+static void
+commit_guard(void)
+{
+	for (int i = 0; i < list->n; i++)
+	{
+		Attempt    *attempt = list->attempts[i];
+
+		if (attempt->leased || attempt->ended_in != InvalidSubTransactionId)
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEMPOTENCY_MISUSE),
+				 errmsg("cannot commit an idempotency attempt that is not finished"),
+				 errdetail("The attempt on key \"%s\" in scope \"%s\" was begun in this transaction and neither finished nor released.",
+						   attempt->key, attempt->scope),
+				 errhint("Run begin, the work and idempotent_finish in one transaction (BEGIN ... COMMIT; autocommit ends it after begin), or give up with idempotent_release or ROLLBACK. Work that spans transactions needs a lease.")));
+	}
+}
+
+static void
+attempt_list_xact(XactEvent event, void *arg)
+{
+	if (list == NULL)
+		return;
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+		case XACT_EVENT_PARALLEL_PRE_COMMIT:
+		case XACT_EVENT_PRE_PREPARE:
+			commit_guard();
+			break;
+		default:
+			/* It is over; the memory goes with the transaction's. */
+			list = NULL;
+			break;
+	}
+}
+
+/* Subtransaction commits: what it did, its parent did. */
+static void
+merge_into_parent(SubTransactionId mine, SubTransactionId parent)
+{
+	for (int i = 0; i < list->n; i++)
+	{
+		Attempt    *attempt = list->attempts[i];
+
+		if (attempt->begun_in == mine)
+			attempt->begun_in = parent;
+		if (attempt->ended_in == mine)
+			attempt->ended_in = parent;
+	}
+	list->newest = parent;
+}
+
+/* Subtransaction aborts: its begins and ends have not been. */
+static void
+roll_back(SubTransactionId mine)
+{
+	int			kept = 0;
+
+	for (int i = 0; i < list->n; i++)
+	{
+		Attempt    *attempt = list->attempts[i];
+
+		if (attempt->begun_in == mine)
+			continue;
+		if (attempt->ended_in == mine)
+			attempt->ended_in = InvalidSubTransactionId;
+		list->attempts[kept++] = attempt;
+	}
+	list->n = kept;
+}
+
+static void
+attempt_list_subxact(SubXactEvent event, SubTransactionId mine,
+					 SubTransactionId parent, void *arg)
+{
+	/*
+	 * Identifiers grow, and what is above this one has ended before it: most
+	 * subtransactions touch no attempt, and cost nothing here.
+	 */
+	if (list == NULL || list->newest < mine)
+		return;
+	if (event == SUBXACT_EVENT_COMMIT_SUB)
+		merge_into_parent(mine, parent);
+	else if (event == SUBXACT_EVENT_ABORT_SUB)
+		roll_back(mine);
+}
+
+void
+attempt_list_init(void)
+{
+	RegisterXactCallback(attempt_list_xact, NULL);
+	RegisterSubXactCallback(attempt_list_subxact, NULL);
+}

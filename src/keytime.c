@@ -1,0 +1,84 @@
+/*-------------------------------------------------------------------------
+ *
+ * keytime.c
+ *	  The time inside a key: UUIDv7 (RFC 9562) and ULID.
+ *
+ * Both begin with 48 bits of Unix time in milliseconds.
+ *
+ * Portions Copyright (c) 2026, the idempotency developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+#include "keytime.h"
+
+#define UUID_TEXT_LEN 36
+#define ULID_TEXT_LEN 26
+#define ULID_TIME_LEN 10
+
+static int
+digit_value(const char *digits, char c)
+{
+	const char *found;
+
+	if (c >= 'A' && c <= 'Z')
+		c += 'a' - 'A';
+	found = c == '\0' ? NULL : strchr(digits, c);
+	return found == NULL ? -1 : (int) (found - digits);
+}
+
+static bool
+millis_of_uuid7(const char *key, uint64 *millis)
+{
+	for (int i = 0; i < UUID_TEXT_LEN; i++)
+	{
+		int			value = digit_value("0123456789abcdef", key[i]);
+
+		if (i == 8 || i == 13 || i == 18 || i == 23)
+		{
+			if (key[i] != '-')
+				return false;
+			continue;
+		}
+		if (value < 0 ||
+			(i == 14 && value != 7) ||	/* version */
+			(i == 19 && (value & 0xC) != 0x8))	/* variant */
+			return false;
+		if (i < 13)
+			*millis = *millis << 4 | value;
+	}
+	return true;
+}
+
+static bool
+millis_of_ulid(const char *key, uint64 *millis)
+{
+	for (int i = 0; i < ULID_TEXT_LEN; i++)
+	{
+		int			value = digit_value("0123456789abcdefghjkmnpqrstvwxyz", key[i]);
+
+		if (value < 0 || (i == 0 && value > 7))
+			return false;
+		if (i < ULID_TIME_LEN)
+			*millis = *millis << 5 | value;
+	}
+	return true;
+}
+
+bool
+keytime_of_key(const char *key, int len, TimestampTz *made_at)
+{
+	uint64		millis = 0;
+
+	if (!(len == UUID_TEXT_LEN && millis_of_uuid7(key, &millis)) &&
+		!(len == ULID_TEXT_LEN && millis_of_ulid(key, &millis)))
+		return false;
+
+	/* 48 bits of milliseconds end in the year 10889: no overflow */
+	*made_at = (TimestampTz) millis * 1000 -
+		(TimestampTz) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+	return true;
+}
