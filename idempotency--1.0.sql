@@ -17,7 +17,8 @@ CREATE TABLE @extschema@.idempotency_keys (
 	body			bytea,
 	first_seen_at	timestamptz NOT NULL,
 	finished_at		timestamptz NOT NULL,
-	expires_at		timestamptz NOT NULL
+	expires_at		timestamptz NOT NULL,
+	failed			boolean
 );
 
 -- Keys expire in about the order they came, which is what BRIN is for.
@@ -56,6 +57,8 @@ COMMENT ON COLUMN @extschema@.idempotency_keys.fingerprint IS
 	'What was asked for: a byte that names the form, and the digest.';
 COMMENT ON COLUMN @extschema@.idempotency_keys.expires_at IS
 	'When the key stops being honoured: first_seen_at plus its retention.';
+COMMENT ON COLUMN @extschema@.idempotency_keys.failed IS
+	'True if the response tells an error that idempotent_call remembered; null otherwise.';
 COMMENT ON INDEX @extschema@.idempotency_keys_expires_at_idx IS
 	'How idempotent_prune finds what has expired.';
 COMMENT ON TABLE @extschema@.idempotency_claims IS
@@ -115,7 +118,7 @@ CREATE TYPE @extschema@.idempotent_claim AS (
 );
 
 COMMENT ON TYPE @extschema@.idempotent_attempt IS
-	'What begin says: outcome is started, replayed, recovered, in_progress, mismatch or expired; retry_after is in seconds.';
+	'What begin says: outcome is started, replayed, recovered, in_progress, mismatch or expired (from idempotent_call also executed or failed); retry_after is in seconds.';
 COMMENT ON TYPE @extschema@.idempotent_claim IS
 	'A claim that idempotent_resume hands out, with what is needed to go on.';
 
@@ -177,6 +180,14 @@ CREATE FUNCTION @extschema@.idempotent_backoff(
 	AS 'MODULE_PATHNAME', 'idempotent_backoff'
 	LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 
+CREATE FUNCTION @extschema@.idempotent_call(
+	scope text, key text, command text,
+	args jsonb DEFAULT NULL, request jsonb DEFAULT NULL,
+	retention interval DEFAULT NULL, remember_errors boolean DEFAULT false)
+	RETURNS @extschema@.idempotent_attempt
+	AS 'MODULE_PATHNAME', 'idempotent_call'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
 CREATE FUNCTION @extschema@.idempotent_lookup(scope text, key text)
 	RETURNS SETOF @extschema@.idempotent_attempt
 	AS 'MODULE_PATHNAME', 'idempotent_lookup'
@@ -192,6 +203,20 @@ CREATE FUNCTION @extschema@.idempotent_prune(max_keys integer DEFAULT 10000)
 	AS 'MODULE_PATHNAME', 'idempotent_prune'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
+CREATE FUNCTION @extschema@.idempotent_stats(
+	OUT started bigint, OUT replayed bigint, OUT waited bigint,
+	OUT in_progress bigint, OUT mismatches bigint, OUT expired bigint,
+	OUT finished bigint, OUT released bigint, OUT executed bigint,
+	OUT failed bigint, OUT recovered bigint, OUT overtaken bigint,
+	OUT pruned bigint, OUT guard_failures bigint, OUT stats_reset timestamptz)
+	AS 'MODULE_PATHNAME', 'idempotent_stats'
+	LANGUAGE C VOLATILE PARALLEL SAFE;
+
+CREATE FUNCTION @extschema@.idempotent_stats_reset()
+	RETURNS boolean
+	AS 'MODULE_PATHNAME', 'idempotent_stats_reset'
+	LANGUAGE C VOLATILE PARALLEL SAFE;
+
 COMMENT ON FUNCTION @extschema@.idempotent_begin(text, text, jsonb, bytea, interval, timestamptz, interval) IS
 	'Begin an attempt on a key, waiting while another transaction holds it: started, recovered, or replayed with the stored response. Raises IK409, IK412, IK422.';
 COMMENT ON FUNCTION @extschema@.idempotent_try_begin(text, text, jsonb, bytea, interval, timestamptz, interval) IS
@@ -206,12 +231,63 @@ COMMENT ON FUNCTION @extschema@.idempotent_resume(interval, integer, text) IS
 	'Take over claims that are stalled or due for another try, each under a new lease and attempt number.';
 COMMENT ON FUNCTION @extschema@.idempotent_backoff(integer, interval, interval, double precision) IS
 	'How long to wait after this attempt: base doubled for each attempt before it, at most cap; jitter is the share, 0 to 1, that is random.';
+COMMENT ON FUNCTION @extschema@.idempotent_call(text, text, text, jsonb, jsonb, interval, boolean) IS
+	'Run a command at most once, as the caller, and store what it returned: executed, replayed, or with remember_errors failed.';
 COMMENT ON FUNCTION @extschema@.idempotent_lookup(text, text) IS
 	'What begin would meet now; no row where it would start. Neither waits nor writes.';
 COMMENT ON FUNCTION @extschema@.idempotent_forget(text, text) IS
 	'Drop a key or claim, finished or not; false if there is none.';
 COMMENT ON FUNCTION @extschema@.idempotent_prune(integer) IS
 	'Remove at most max_keys expired keys, passing over those in use; returns how many.';
+
+COMMENT ON FUNCTION @extschema@.idempotent_stats() IS
+	'The counters that idempotency_stats shows.';
+COMMENT ON FUNCTION @extschema@.idempotent_stats_reset() IS
+	'Set this database''s counters to zero.';
+
+-- Monitoring ---------------------------------------------------------------
+
+CREATE VIEW @extschema@.idempotency_stats AS
+	SELECT started, replayed, waited, in_progress, mismatches, expired,
+		   finished, released, executed, failed, recovered, overtaken,
+		   pruned, guard_failures, stats_reset
+	FROM @extschema@.idempotent_stats();
+
+COMMENT ON VIEW @extschema@.idempotency_stats IS
+	'What happened to keys in this database since stats_reset, counted when it happened, in transactions that rolled back too.';
+
+-- The lock's fields hold 64 bits of the key's id; 30163 is the lock's class
+-- (src/keylock.h).  A key under lease can be named, one in its first
+-- transaction is written nowhere yet.
+CREATE VIEW @extschema@.idempotency_in_flight AS
+	SELECT l.pid,
+		   NOT l.granted AS waiting,
+		   COALESCE(l.waitstart, a.xact_start) AS since,
+		   c.id,
+		   c.scope,
+		   c.key,
+		   l.id_prefix,
+		   a.usename,
+		   a.application_name,
+		   a.state,
+		   a.query
+	FROM (SELECT pid, granted, waitstart,
+				 pg_catalog.lpad(pg_catalog.to_hex(classid::pg_catalog.int8), 8, '0')
+				 OPERATOR(pg_catalog.||)
+				 pg_catalog.lpad(pg_catalog.to_hex(objid::pg_catalog.int8), 8, '0') AS id_prefix
+		  FROM pg_catalog.pg_locks
+		  WHERE locktype OPERATOR(pg_catalog.=) 'advisory'
+		  AND objsubid OPERATOR(pg_catalog.=) 30163::pg_catalog.int2
+		  AND database OPERATOR(pg_catalog.=)
+			  (SELECT oid FROM pg_catalog.pg_database
+			   WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())) l
+	LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid
+	LEFT JOIN @extschema@.idempotency_claims c
+		ON pg_catalog.left(pg_catalog.replace(c.id::pg_catalog.text, '-', ''), 16)
+		   OPERATOR(pg_catalog.=) l.id_prefix;
+
+COMMENT ON VIEW @extschema@.idempotency_in_flight IS
+	'Who holds or waits for a key right now. pid is null for a prepared transaction; scope and key are known for keys under lease.';
 
 -- Privileges ---------------------------------------------------------------
 -- Nothing is for PUBLIC, whatever the default privileges here say.
@@ -229,7 +305,20 @@ REVOKE ALL ON FUNCTION
 	@extschema@.idempotent_checkpoint(text, text, integer, text, jsonb, interval),
 	@extschema@.idempotent_resume(interval, integer, text),
 	@extschema@.idempotent_backoff(integer, interval, interval, double precision),
+	@extschema@.idempotent_call(text, text, text, jsonb, jsonb, interval, boolean),
 	@extschema@.idempotent_lookup(text, text),
 	@extschema@.idempotent_forget(text, text),
-	@extschema@.idempotent_prune(integer)
+	@extschema@.idempotent_prune(integer),
+	@extschema@.idempotent_stats(),
+	@extschema@.idempotent_stats_reset()
 	FROM PUBLIC;
+REVOKE ALL ON TABLE @extschema@.idempotency_stats FROM PUBLIC;
+REVOKE ALL ON TABLE @extschema@.idempotency_in_flight FROM PUBLIC;
+
+-- A view runs its functions as whoever reads it.
+GRANT EXECUTE ON FUNCTION @extschema@.idempotent_stats() TO pg_monitor;
+GRANT SELECT ON TABLE
+	@extschema@.idempotency_stats,
+	@extschema@.idempotency_in_flight,
+	@extschema@.idempotency_stalled
+	TO pg_monitor;

@@ -53,9 +53,12 @@
 #include "utils/timestamp.h"
 
 #include "src/attempt.h"
+#include "src/attempt_call.h"
+#include "src/command.h"
 #include "src/compat.h"
 #include "src/errors.h"
 #include "src/keytime.h"
+#include "src/stats.h"
 #include "src/timespan.h"
 
 IDEMPOTENCY_MODULE_MAGIC;
@@ -239,6 +242,19 @@ refuse_null(FunctionCallInfo fcinfo, int arg, const char *what)
 				 errmsg("%s must not be null", what)));
 }
 
+/* A text that must be there. */
+static text *
+get_text(FunctionCallInfo fcinfo, int arg, const char *what)
+{
+	text	   *value = PG_ARGISNULL(arg) ? NULL : PG_GETARG_TEXT_PP(arg);
+
+	if (value == NULL || VARSIZE_ANY_EXHDR(value) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEMPOTENCY_BAD_REQUEST),
+				 errmsg("%s must not be null or empty", what)));
+	return value;
+}
+
 static Jsonb *
 get_jsonb(FunctionCallInfo fcinfo, int arg)
 {
@@ -306,36 +322,17 @@ get_request(FunctionCallInfo fcinfo, AttemptRequest *request)
 	request->lease = get_timespan(fcinfo, 6, "lease", 1, 0);
 }
 
-static int64
-size_of(const void *value)
-{
-	return value == NULL ? 0 : VARSIZE_ANY_EXHDR(value);
-}
-
 static void
 get_response(FunctionCallInfo fcinfo, Response *response)
 {
+	memset(response, 0, sizeof(*response));
 	response->response = get_jsonb(fcinfo, 2);
 	response->has_status = !PG_ARGISNULL(3);
 	response->status = response->has_status ? PG_GETARG_INT32(3) : 0;
 	response->headers = get_jsonb(fcinfo, 4);
 	response->body = PG_ARGISNULL(5) ? NULL : PG_GETARG_BYTEA_PP(5);
 
-	if (max_response_size > 0)
-	{
-		int64		size = size_of(response->response) +
-			size_of(response->headers) + size_of(response->body);
-
-		if (size > max_response_size)
-			ereport(ERROR,
-					(errcode(ERRCODE_IDEMPOTENCY_TOO_LARGE),
-					 errmsg("response is too large to be stored"),
-					 errdetail("It has %lld bytes, and %s is %d bytes.",
-							   (long long) size,
-							   "idempotency.max_response_size",
-							   max_response_size),
-					 errhint("Store the response elsewhere and keep a reference to it with the key.")));
-	}
+	attempt_check_size(response, max_response_size);
 }
 
 /* Results ------------------------------------------------------------------ */
@@ -357,6 +354,10 @@ outcome_name(Outcome outcome)
 			return "mismatch";
 		case OUTCOME_EXPIRED:
 			return "expired";
+		case OUTCOME_EXECUTED:
+			return "executed";
+		case OUTCOME_FAILED:
+			return "failed";
 	}
 	elog(ERROR, "unexpected outcome: %d", (int) outcome);
 	return NULL;				/* keep compiler quiet */
@@ -392,7 +393,7 @@ form_attempt(const AttemptResult *result, Datum *values, bool *nulls)
 
 	memset(nulls, 0, ATTEMPT_COLUMNS * sizeof(bool));
 	values[0] = CStringGetTextDatum(outcome_name(result->outcome));
-	values[1] = BoolGetDatum(result->outcome == OUTCOME_REPLAYED);
+	values[1] = BoolGetDatum(result->replayed);
 	set_int(values, nulls, 2, result->attempt);
 	values[3] = Int32GetDatum(response->status);
 	nulls[3] = !response->has_status;
@@ -550,11 +551,10 @@ idempotent_checkpoint(PG_FUNCTION_ARGS)
 	check_may_write("idempotent_checkpoint()");
 	get_key_name(fcinfo, &name);
 	refuse_null(fcinfo, 2, "attempt");
-	refuse_null(fcinfo, 3, "checkpoint");
 	attempt = get_count(fcinfo, 2, "attempt");
 	lease = get_timespan(fcinfo, 5, "lease", 1, 0);
 	PG_RETURN_TIMESTAMPTZ(attempt_checkpoint(&name, attempt,
-											 PG_GETARG_TEXT_PP(3),
+											 get_text(fcinfo, 3, "checkpoint"),
 											 get_jsonb(fcinfo, 4), lease));
 }
 
@@ -633,6 +633,42 @@ idempotent_backoff(PG_FUNCTION_ARGS)
 }
 
 /*
+ * idempotent_call(scope, key, command, args, request, retention,
+ *				   remember_errors) returns idempotent_attempt
+ *
+ * Runs the command at most once, as the caller, and stores what it returned:
+ * executed, replayed, or with remember_errors failed.  Errors: those of begin,
+ * finish and the command; 0A000, 21000, 42601 for what cannot be a command.
+ */
+PG_FUNCTION_INFO_V1(idempotent_call);
+Datum
+idempotent_call(PG_FUNCTION_ARGS)
+{
+	AttemptRequest request;
+	AttemptResult result;
+	text	   *command;
+	Jsonb	   *args;
+
+	check_may_write("idempotent_call()");
+	memset(&request, 0, sizeof(request));
+	get_key_name(fcinfo, &request.name);
+	command = get_text(fcinfo, 2, "command");
+	args = get_jsonb(fcinfo, 3);
+	request.request = get_jsonb(fcinfo, 4);
+	if (request.request == NULL)
+		request.request = command_as_request(command, args);
+	fingerprint_of_jsonb(request.request, &request.fingerprint);
+	request.retention = get_timespan(fcinfo, 5, "retention", 1,
+									 retention_usecs);
+	refuse_null(fcinfo, 6, "remember_errors");
+	get_sent_at(&request, false, 0);
+	request.wait = true;
+	attempt_call(&request, command, args, PG_GETARG_BOOL(6),
+				 max_response_size, &result);
+	return attempt_datum(fcinfo, &result);
+}
+
+/*
  * idempotent_lookup(scope, key) returns setof idempotent_attempt
  *
  * What begin would meet now, without a request to compare; no row where it
@@ -690,8 +726,55 @@ PG_FUNCTION_INFO_V1(idempotent_prune);
 Datum
 idempotent_prune(PG_FUNCTION_ARGS)
 {
+	int64		removed;
+
 	check_may_write("idempotent_prune()");
 	refuse_null(fcinfo, 0, "max_keys");
-	PG_RETURN_INT64(store_prune(extension_schema(fcinfo),
-								get_count(fcinfo, 0, "max_keys")));
+	removed = store_prune(extension_schema(fcinfo),
+						  get_count(fcinfo, 0, "max_keys"));
+	stats_count(STATS_PRUNED, removed);
+	PG_RETURN_INT64(removed);
+}
+
+/*
+ * idempotent_stats() returns record
+ *
+ * The row of the view idempotency_stats: this database's counters and since
+ * when they count; null where shared memory was not to be had.
+ */
+PG_FUNCTION_INFO_V1(idempotent_stats);
+Datum
+idempotent_stats(PG_FUNCTION_ARGS)
+{
+	int64		counters[STATS_COUNTERS];
+	TimestampTz reset_at;
+	Datum		values[STATS_COUNTERS + 1];
+	bool		nulls[STATS_COUNTERS + 1];
+	TupleDesc	desc;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE ||
+		desc->natts > STATS_COUNTERS + 1)
+		elog(ERROR, "return type must be a row of counters");
+	memset(nulls, true, sizeof(nulls));
+	if (stats_read(counters, &reset_at))
+	{
+		memset(nulls, false, sizeof(nulls));
+		for (int i = 0; i < STATS_COUNTERS; i++)
+			values[i] = Int64GetDatum(counters[i]);
+		values[STATS_COUNTERS] = TimestampTzGetDatum(reset_at);
+	}
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
+													  values, nulls)));
+}
+
+/*
+ * idempotent_stats_reset() returns boolean
+ *
+ * Sets this database's counters to zero; false if there are none.
+ */
+PG_FUNCTION_INFO_V1(idempotent_stats_reset);
+Datum
+idempotent_stats_reset(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(stats_reset());
 }

@@ -16,6 +16,7 @@
 #include "attempt_lease.h"
 #include "attempt_list.h"
 #include "errors.h"
+#include "stats.h"
 #include "timespan.h"
 
 void
@@ -88,6 +89,7 @@ decide(const AttemptRequest *request, const Stored *stored, bool locked,
 static void
 answer_replay(const StoredKey *key, AttemptResult *result)
 {
+	result->replayed = true;
 	result->attempt = key->attempt;
 	result->response = key->response;
 	result->first_seen_at = key->first_seen_at;
@@ -220,9 +222,25 @@ lock_and_read(const AttemptRequest *request, Stored *stored)
 	if (!request->wait || outcome != OUTCOME_IN_PROGRESS)
 		return false;
 
+	stats_count(STATS_WAITED, 1);
 	keylock_wait(id);
 	store_read(&request->name, stored);
 	return true;
+}
+
+static void
+count_outcome(Outcome outcome)
+{
+	static const StatsCounter counter_of[] = {
+		[OUTCOME_STARTED] = STATS_STARTED,
+		[OUTCOME_REPLAYED] = STATS_REPLAYED,
+		[OUTCOME_RECOVERED] = STATS_RECOVERED,
+		[OUTCOME_IN_PROGRESS] = STATS_IN_PROGRESS,
+		[OUTCOME_MISMATCH] = STATS_MISMATCHES,
+		[OUTCOME_EXPIRED] = STATS_EXPIRED,
+	};
+
+	stats_count(counter_of[outcome], 1);
 }
 
 void
@@ -238,6 +256,7 @@ attempt_begin(const AttemptRequest *request, AttemptResult *result)
 
 	memset(result, 0, sizeof(*result));
 	result->outcome = decide(request, &stored, locked, now);
+	count_outcome(result->outcome);
 	switch (result->outcome)
 	{
 		case OUTCOME_STARTED:
@@ -258,8 +277,7 @@ attempt_begin(const AttemptRequest *request, AttemptResult *result)
 		case OUTCOME_IN_PROGRESS:
 			answer_in_progress(&stored, now, result);
 			break;
-		case OUTCOME_MISMATCH:
-		case OUTCOME_EXPIRED:
+		default:
 			break;
 	}
 	if (locked)
@@ -272,12 +290,36 @@ attempt_begin(const AttemptRequest *request, AttemptResult *result)
 static void
 check_number(const Attempt *attempt, int32 number)
 {
-	if (number != 0 && number != attempt->number)
+	if (number == 0 || number == attempt->number)
+		return;
+	stats_count(STATS_OVERTAKEN, 1);
+	ereport(ERROR,
+			(errcode(ERRCODE_IDEMPOTENCY_OVERTAKEN),
+			 errmsg("attempt %d is not the idempotency key's current attempt",
+					number),
+			 errhint("Pass the attempt number that begin returned.")));
+}
+
+static int64
+size_of(const void *value)
+{
+	return value == NULL ? 0 : VARSIZE_ANY_EXHDR(value);
+}
+
+void
+attempt_check_size(const Response *response, int max)
+{
+	int64		size = size_of(response->response) +
+		size_of(response->headers) + size_of(response->body);
+
+	if (max > 0 && size > max)
 		ereport(ERROR,
-				(errcode(ERRCODE_IDEMPOTENCY_OVERTAKEN),
-				 errmsg("attempt %d is not the idempotency key's current attempt",
-						number),
-				 errhint("Pass the attempt number that begin returned.")));
+				(errcode(ERRCODE_IDEMPOTENCY_TOO_LARGE),
+				 errmsg("response is too large to be stored"),
+				 errdetail("It has %lld bytes, and %s is %d bytes.",
+						   (long long) size, "idempotency.max_response_size",
+						   max),
+				 errhint("Store the response elsewhere and keep a reference to it with the key.")));
 }
 
 static void
@@ -307,6 +349,7 @@ attempt_finish(const KeyName *name, const Response *response, int32 number)
 	{
 		check_number(attempt, number);
 		finish_here(attempt, name, response);
+		stats_count(STATS_FINISHED, 1);
 		return;
 	}
 	if (number == 0)
@@ -315,6 +358,7 @@ attempt_finish(const KeyName *name, const Response *response, int32 number)
 				 errmsg("idempotency attempt was not begun in this transaction"),
 				 errhint("Call idempotent_begin before the work, in the same transaction. An attempt under lease is finished by its number: idempotent_finish(..., attempt => n).")));
 	lease_finish(name, response, number);
+	stats_count(STATS_FINISHED, 1);
 	if (attempt != NULL)
 		attempt_list_end(attempt);
 }
@@ -329,6 +373,7 @@ attempt_release(const KeyName *name, int32 number, text *error,
 	{
 		check_number(attempt, number);
 		attempt_list_end(attempt);
+		stats_count(STATS_RELEASED, 1);
 
 		/*
 		 * In a deeper subtransaction the lock must stay: a ROLLBACK TO would
@@ -341,6 +386,7 @@ attempt_release(const KeyName *name, int32 number, text *error,
 	if (number == 0)
 		return false;
 	lease_release(name, number, error, retry_after);
+	stats_count(STATS_RELEASED, 1);
 	if (attempt != NULL)
 		attempt_list_end(attempt);
 	return true;

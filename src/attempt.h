@@ -23,7 +23,9 @@ typedef enum Outcome
 	OUTCOME_RECOVERED,
 	OUTCOME_IN_PROGRESS,
 	OUTCOME_MISMATCH,
-	OUTCOME_EXPIRED
+	OUTCOME_EXPIRED,
+	OUTCOME_EXECUTED,			/* attempt_call only */
+	OUTCOME_FAILED				/* attempt_call only */
 } Outcome;
 
 /* What a begin asks for; lengths of time in microseconds. */
@@ -43,6 +45,7 @@ typedef struct AttemptRequest
 typedef struct AttemptResult
 {
 	Outcome		outcome;
+	bool		replayed;		/* the response is an earlier attempt's */
 	int32		attempt;
 	Response	response;
 	text	   *checkpoint;
@@ -70,6 +73,9 @@ extern void attempt_begin(const AttemptRequest *request,
  */
 extern void attempt_finish(const KeyName *name, const Response *response,
 						   int32 number);
+
+/* IK413 if the response has more than max bytes and max is not 0. */
+extern void attempt_check_size(const Response *response, int max);
 
 /*
  * Give the attempt up; false if this transaction has none and no number was

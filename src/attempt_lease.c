@@ -18,6 +18,7 @@
 #include "attempt_lease.h"
 #include "attempt_list.h"
 #include "errors.h"
+#include "stats.h"
 
 /* How many candidates resume looks at in one go. */
 #define RESUME_BATCH 100
@@ -124,12 +125,14 @@ read_own_claim(const KeyName *name, int32 number, Stored *stored)
 		why = "Another attempt has taken the key over.";
 	else if (stored->claim.released)
 		why = "The attempt has been released.";
-	if (why != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEMPOTENCY_OVERTAKEN),
-				 errmsg("attempt %d no longer holds the idempotency key", number),
-				 errdetail_internal("%s", why),
-				 errhint("Roll back what this attempt has done and begin again: begin tells where the key stands.")));
+	if (why == NULL)
+		return;
+	stats_count(STATS_OVERTAKEN, 1);
+	ereport(ERROR,
+			(errcode(ERRCODE_IDEMPOTENCY_OVERTAKEN),
+			 errmsg("attempt %d no longer holds the idempotency key", number),
+			 errdetail_internal("%s", why),
+			 errhint("Roll back what this attempt has done and begin again: begin tells where the key stands.")));
 }
 
 void
@@ -229,6 +232,7 @@ attempt_resume(Oid schema, text *scope, int32 max_keys, int64 lease,
 			CHECK_FOR_INTERRUPTS();
 			if (resume_one(&names[i], lease, &claim))
 			{
+				stats_count(STATS_RECOVERED, 1);
 				receive(&names[i], &claim, arg);
 				resumed++;
 			}

@@ -15,6 +15,7 @@
 
 #include "attempt_list.h"
 #include "errors.h"
+#include "stats.h"
 
 typedef struct AttemptList
 {
@@ -112,6 +113,7 @@ commit_guard(void)
 
 		if (attempt->leased || attempt->ended_in != InvalidSubTransactionId)
 			continue;
+		stats_count(STATS_GUARD_FAILURES, 1);
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEMPOTENCY_MISUSE),
 				 errmsg("cannot commit an idempotency attempt that is not finished"),

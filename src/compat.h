@@ -13,6 +13,12 @@
 #ifndef IDEMPOTENCY_COMPAT_H
 #define IDEMPOTENCY_COMPAT_H
 
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+#if PG_VERSION_NUM >= 170000
+#include "storage/dsm_registry.h"
+#endif
 #include "utils/guc.h"
 
 #if PG_VERSION_NUM < 150000
@@ -47,5 +53,43 @@ RestrictSearchPath(void)
 #ifndef INTERVAL_NOT_FINITE
 #define INTERVAL_NOT_FINITE(i) (false)
 #endif
+
+/*
+ * A named area of shared memory, made by init on first use.  17 has a
+ * registry of segments for this; before, the main segment's slack gives a
+ * small one.  NULL where none is left: that must not fail the caller, so the
+ * error is caught; nothing but the one lock is held on the way.
+ */
+static inline void *
+compat_shared_area(const char *name, Size size, void (*init) (void *))
+{
+#if PG_VERSION_NUM >= 170000
+	bool		found;
+
+	return GetNamedDSMSegment(name, size, init, &found);
+#else
+	MemoryContext context = CurrentMemoryContext;
+	void	   *volatile area = NULL;
+	bool		found;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	PG_TRY();
+	{
+		area = ShmemInitStruct(name, size, &found);
+		if (!found)
+			init(area);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		if (geterrcode() != ERRCODE_OUT_OF_MEMORY)
+			PG_RE_THROW();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	LWLockRelease(AddinShmemInitLock);
+	return area;
+#endif
+}
 
 #endif							/* IDEMPOTENCY_COMPAT_H */

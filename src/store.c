@@ -25,22 +25,24 @@ static StorePlan plan_read = {
 	"SELECT false, fingerprint, attempt, first_seen_at, finished_at,"
 	" expires_at, status, headers, response, body,"
 	" NULL::pg_catalog.text, NULL::pg_catalog.interval,"
-	" NULL::pg_catalog.interval, NULL::pg_catalog.timestamptz"
+	" NULL::pg_catalog.interval, NULL::pg_catalog.timestamptz, failed"
 	" FROM %s." STORE_KEYS " WHERE id OPERATOR(pg_catalog.=) $1"
 	" UNION ALL "
 	"SELECT true, fingerprint, attempt, first_seen_at, claimed_at,"
 	" lease_until, NULL::pg_catalog.int4, NULL::pg_catalog.jsonb, state,"
-	" NULL::pg_catalog.bytea, checkpoint, retention, lease, retry_at"
+	" NULL::pg_catalog.bytea, checkpoint, retention, lease, retry_at,"
+	" NULL::pg_catalog.bool"
 	" FROM %s." STORE_CLAIMS " WHERE id OPERATOR(pg_catalog.=) $1",
 	1, {UUIDOID}
 };
 
 static StorePlan plan_insert_key = {
 	"INSERT INTO %s." STORE_KEYS " (id, scope, key, fingerprint, attempt,"
-	" status, headers, response, body, first_seen_at, finished_at, expires_at)"
-	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-	12, {UUIDOID, TEXTOID, TEXTOID, BYTEAOID, INT4OID, INT4OID, JSONBOID,
-		JSONBOID, BYTEAOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
+	" status, headers, response, body, first_seen_at, finished_at, expires_at,"
+	" failed)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+	13, {UUIDOID, TEXTOID, TEXTOID, BYTEAOID, INT4OID, INT4OID, JSONBOID,
+		JSONBOID, BYTEAOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, BOOLOID}
 };
 
 /*
@@ -76,6 +78,7 @@ read_key_row(StoreFrame *frame, int row, StoredKey *key)
 	response->headers = store_fetch_varlena(frame, row, 8);
 	response->response = store_fetch_varlena(frame, row, 9);
 	response->body = store_fetch_varlena(frame, row, 10);
+	response->failed = DatumGetBool(store_fetch(row, 15, &isnull));
 }
 
 static void
@@ -129,8 +132,8 @@ store_insert_key(const KeyName *name, const StoredKey *key,
 {
 	const Response *response = &key->response;
 	StoreFrame	frame;
-	Datum		values[12];
-	char		nulls[12];
+	Datum		values[13];
+	char		nulls[13];
 
 	memset(nulls, ' ', sizeof(nulls));
 	values[0] = UUIDPGetDatum(&name->id);
@@ -146,6 +149,8 @@ store_insert_key(const KeyName *name, const StoredKey *key,
 	values[9] = TimestampTzGetDatum(key->first_seen_at);
 	values[10] = TimestampTzGetDatum(key->finished_at);
 	values[11] = TimestampTzGetDatum(key->expires_at);
+	values[12] = BoolGetDatum(response->failed);
+	nulls[12] = response->failed ? ' ' : 'n';	/* null takes no room */
 
 	store_enter(&frame, name->schema, STORE_KEYS, RowExclusiveLock);
 	if (replaces_expired)

@@ -34,6 +34,7 @@ typedef struct KeyName
 /* What a finished attempt answered; NULL where it gave nothing. */
 typedef struct Response
 {
+	bool		failed;			/* response tells a remembered error */
 	bool		has_status;
 	int32		status;
 	Jsonb	   *headers;

@@ -1,0 +1,50 @@
+/*-------------------------------------------------------------------------
+ *
+ * stats.h
+ *	  Counters of what happened to keys, one set a database, in shared
+ *	  memory.
+ *
+ * Counted with atomics when it happens, in transactions that roll back later
+ * too.  The memory is taken on first use, so no shared_preload_libraries are
+ * needed; where it cannot be had, nothing is counted and nothing fails.  A
+ * restart of the server, a crash included, begins at zero and says when.
+ *
+ * Portions Copyright (c) 2026, the idempotency developers
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef IDEMPOTENCY_STATS_H
+#define IDEMPOTENCY_STATS_H
+
+#include "datatype/timestamp.h"
+
+/* In the order of the columns of idempotency_stats. */
+typedef enum StatsCounter
+{
+	STATS_STARTED,
+	STATS_REPLAYED,
+	STATS_WAITED,
+	STATS_IN_PROGRESS,
+	STATS_MISMATCHES,
+	STATS_EXPIRED,
+	STATS_FINISHED,
+	STATS_RELEASED,
+	STATS_EXECUTED,
+	STATS_FAILED,
+	STATS_RECOVERED,
+	STATS_OVERTAKEN,
+	STATS_PRUNED,
+	STATS_GUARD_FAILURES
+} StatsCounter;
+
+#define STATS_COUNTERS (STATS_GUARD_FAILURES + 1)
+
+extern void stats_count(StatsCounter counter, int64 n);
+
+/* This database's counters since reset_at; false if there are none. */
+extern bool stats_read(int64 *counters, TimestampTz *reset_at);
+
+/* Begin at zero again; false if there is nothing to reset. */
+extern bool stats_reset(void);
+
+#endif							/* IDEMPOTENCY_STATS_H */
