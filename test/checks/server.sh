@@ -1,0 +1,68 @@
+# shellcheck shell=bash
+#
+# A server that is thrown away, and the counting, for the programs of this folder. Sourced; not executable, so that
+# script/test passes over it.
+#
+# PG_CONFIG names an installation with the extension in it; the server refuses to run as root. A program ends with
+# "exit" whenever it likes: the last line is "N passed, N failed" on every way out, and a way out that nobody planned is
+# a failure.
+
+# shellcheck disable=SC2034	# used by the programs that source this file
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+BIN=$("${PG_CONFIG:-pg_config}" --bindir) || exit 1
+# What the caller has set for a server of his own must not reach ours.
+unset "${!PG@}"
+
+PASSED=0 FAILED=0 PLANNED=
+PIDS=()
+BASE=$(mktemp -d /tmp/idempotency-check.XXXXXX) || exit 1
+
+conclude() {
+	local pid
+	trap '' INT TERM HUP
+	for pid in "${PIDS[@]}"; do
+		kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null
+	done
+	[ ! -e "$BASE/data/postmaster.pid" ] || "$BIN/pg_ctl" -s -D "$BASE/data" -m immediate stop
+	rm -rf "$BASE"
+	[ -n "$PLANNED" ] || FAILED=$((FAILED + 1))
+	printf '\n%d passed, %d failed\n' "$PASSED" "$FAILED"
+	if [ "$FAILED" = 0 ] && [ "$PASSED" -gt 0 ]; then exit 0; else exit 1; fi
+}
+trap conclude EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+
+pass() { PASSED=$((PASSED + 1)); printf 'ok      %s\n' "$1"; }
+fail() { FAILED=$((FAILED + 1)); printf 'FAILED  %s\n' "$1"; }
+
+is() {	# got, wanted, what it protects
+	if [ "$1" = "$2" ]; then pass "$3"; else fail "$3: got \"$1\", wanted \"$2\""; fi
+}
+
+ok() {	# what it protects, command…
+	if "${@:2}"; then pass "$1"; else fail "$1"; fi
+}
+
+# The end as planned; without it the check has failed.
+done_testing() { PLANNED=yes; exit; }
+
+# A prerequisite is no assertion: what cannot be tested has not passed.
+need() {	# command or file, Debian package that has it
+	command -v "$1" >/dev/null || [ -e "$1" ] || { printf 'needs the package %s\n' "$2"; exit 1; }
+}
+
+# A port that nobody listens on now. Somebody else may take it meanwhile, so whoever uses it tries again.
+free_port() { /usr/bin/perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1")->sockport'; }
+
+start_server() {	# lines for postgresql.conf…
+	export PGHOST=$BASE PGPORT=5432 PGUSER=postgres PGDATABASE=postgres LC_ALL=C.UTF-8 TZ=UTC
+	"$BIN/initdb" -D "$BASE/data" -A trust -U postgres -E UTF8 --no-sync >"$BASE/initdb.log" 2>&1 ||
+		{ tail -n 20 "$BASE/initdb.log"; exit 1; }
+	printf '%s\n' "listen_addresses = ''" "unix_socket_directories = '$BASE'" "fsync = off" \
+		"max_prepared_transactions = 20" "$@" >>"$BASE/data/postgresql.conf"
+	"$BIN/pg_ctl" -s -w -D "$BASE/data" -l "$BASE/server.log" start ||
+		{ tail -n 20 "$BASE/server.log"; exit 1; }
+}
+
+psql() { "$BIN/psql" -XAtq -v ON_ERROR_STOP=1 "$@"; }
