@@ -188,6 +188,17 @@ CREATE FUNCTION @extschema@.idempotent_call(
 	AS 'MODULE_PATHNAME', 'idempotent_call'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
+CREATE FUNCTION @extschema@.idempotent_begin_many(
+	scope text, keys text[], retention interval DEFAULT NULL)
+	RETURNS SETOF text
+	AS 'MODULE_PATHNAME', 'idempotent_begin_many'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION @extschema@.idempotent_finish_many(scope text, keys text[])
+	RETURNS bigint
+	AS 'MODULE_PATHNAME', 'idempotent_finish_many'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
 CREATE FUNCTION @extschema@.idempotent_lookup(scope text, key text)
 	RETURNS SETOF @extschema@.idempotent_attempt
 	AS 'MODULE_PATHNAME', 'idempotent_lookup'
@@ -233,6 +244,10 @@ COMMENT ON FUNCTION @extschema@.idempotent_backoff(integer, interval, interval, 
 	'How long to wait after this attempt: base doubled for each attempt before it, at most cap; jitter is the share, 0 to 1, that is random.';
 COMMENT ON FUNCTION @extschema@.idempotent_call(text, text, text, jsonb, jsonb, interval, boolean) IS
 	'Run a command at most once, as the caller, and store what it returned: executed, replayed, or with remember_errors failed.';
+COMMENT ON FUNCTION @extschema@.idempotent_begin_many(text, text[], interval) IS
+	'Begin an attempt on each key of a batch that is new, waiting for those in flight; returns these, without duplicates.';
+COMMENT ON FUNCTION @extschema@.idempotent_finish_many(text, text[]) IS
+	'Finish the attempts that this transaction began on these keys; returns how many.';
 COMMENT ON FUNCTION @extschema@.idempotent_lookup(text, text) IS
 	'What begin would meet now; no row where it would start. Neither waits nor writes.';
 COMMENT ON FUNCTION @extschema@.idempotent_forget(text, text) IS
@@ -306,6 +321,8 @@ REVOKE ALL ON FUNCTION
 	@extschema@.idempotent_resume(interval, integer, text),
 	@extschema@.idempotent_backoff(integer, interval, interval, double precision),
 	@extschema@.idempotent_call(text, text, text, jsonb, jsonb, interval, boolean),
+	@extschema@.idempotent_begin_many(text, text[], interval),
+	@extschema@.idempotent_finish_many(text, text[]),
 	@extschema@.idempotent_lookup(text, text),
 	@extschema@.idempotent_forget(text, text),
 	@extschema@.idempotent_prune(integer),

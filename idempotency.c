@@ -43,17 +43,20 @@
 
 #include "access/htup_details.h"
 #include "access/parallel.h"
+#include "catalog/pg_type.h"
 #include "common/pg_prng.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
 #include "src/attempt.h"
 #include "src/attempt_call.h"
+#include "src/attempt_many.h"
 #include "src/command.h"
 #include "src/compat.h"
 #include "src/errors.h"
@@ -161,11 +164,19 @@ check_may_write(const char *function)
 	PreventCommandIfParallelMode(function);
 }
 
-/* A name of 1 to max characters; both limits are the caller's mistake. */
-static text *
-get_name(FunctionCallInfo fcinfo, int arg, const char *what, int max)
+static void
+refuse_null(FunctionCallInfo fcinfo, int arg, const char *what)
 {
-	text	   *name = PG_ARGISNULL(arg) ? NULL : PG_GETARG_TEXT_PP(arg);
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEMPOTENCY_BAD_REQUEST),
+				 errmsg("%s must not be null", what)));
+}
+
+/* A name has 1 to max characters; NULL stands for null. */
+static void
+check_name(text *name, const char *what, int max)
+{
 	int			len = name == NULL ? 0 : VARSIZE_ANY_EXHDR(name);
 
 	if (len == 0)
@@ -177,6 +188,14 @@ get_name(FunctionCallInfo fcinfo, int arg, const char *what, int max)
 				(errcode(ERRCODE_IDEMPOTENCY_BAD_REQUEST),
 				 errmsg("idempotency %s is too long", what),
 				 errdetail("It must have at most %d characters.", max)));
+}
+
+static text *
+get_name(FunctionCallInfo fcinfo, int arg, const char *what, int max)
+{
+	text	   *name = PG_ARGISNULL(arg) ? NULL : PG_GETARG_TEXT_PP(arg);
+
+	check_name(name, what, max);
 	return name;
 }
 
@@ -186,16 +205,47 @@ extension_schema(FunctionCallInfo fcinfo)
 	return get_func_namespace(fcinfo->flinfo->fn_oid);
 }
 
+static void
+set_key_name(KeyName *name, Oid schema, text *scope, text *key)
+{
+	name->schema = schema;
+	name->scope = scope;
+	name->key = key;
+	keylock_id(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope),
+			   VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key), &name->id);
+}
+
 /* Arguments 0 and 1 of every function on a key. */
 static void
 get_key_name(FunctionCallInfo fcinfo, KeyName *name)
 {
-	name->schema = extension_schema(fcinfo);
-	name->scope = get_name(fcinfo, 0, "scope", MAX_SCOPE_LENGTH);
-	name->key = get_name(fcinfo, 1, "key", max_key_length);
-	keylock_id(VARDATA_ANY(name->scope), VARSIZE_ANY_EXHDR(name->scope),
-			   VARDATA_ANY(name->key), VARSIZE_ANY_EXHDR(name->key),
-			   &name->id);
+	text	   *scope = get_name(fcinfo, 0, "scope", MAX_SCOPE_LENGTH);
+	text	   *key = get_name(fcinfo, 1, "key", max_key_length);
+
+	set_key_name(name, extension_schema(fcinfo), scope, key);
+}
+
+/* The same for a batch; also the keys themselves, in the order given. */
+static int
+get_key_names(FunctionCallInfo fcinfo, KeyName **names, Datum **keys)
+{
+	text	   *scope = get_name(fcinfo, 0, "scope", MAX_SCOPE_LENGTH);
+	Oid			schema = extension_schema(fcinfo);
+	bool	   *nulls;
+	int			n;
+
+	refuse_null(fcinfo, 1, "keys");
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false,
+					  TYPALIGN_INT, keys, &nulls, &n);
+	*names = palloc(sizeof(KeyName) * (n + 1));
+	for (int i = 0; i < n; i++)
+	{
+		text	   *key = nulls[i] ? NULL : DatumGetTextPP((*keys)[i]);
+
+		check_name(key, "key", max_key_length);
+		set_key_name(&(*names)[i], schema, scope, key);
+	}
+	return n;
 }
 
 /* A length of time of at least min microseconds; missing if it is null. */
@@ -231,15 +281,6 @@ get_count(FunctionCallInfo fcinfo, int arg, const char *what)
 				(errcode(ERRCODE_IDEMPOTENCY_BAD_REQUEST),
 				 errmsg("%s must be at least 1", what)));
 	return value;
-}
-
-static void
-refuse_null(FunctionCallInfo fcinfo, int arg, const char *what)
-{
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEMPOTENCY_BAD_REQUEST),
-				 errmsg("%s must not be null", what)));
 }
 
 /* A text that must be there. */
@@ -666,6 +707,88 @@ idempotent_call(PG_FUNCTION_ARGS)
 	attempt_call(&request, command, args, PG_GETARG_BOOL(6),
 				 max_response_size, &result);
 	return attempt_datum(fcinfo, &result);
+}
+
+/* Which of the arranged names is this key's?  It is there. */
+static int
+find_name(const KeyName *names, int n, const KeyId *id)
+{
+	int			low = 0;
+
+	while (n > 1)
+	{
+		int			half = n / 2;
+
+		if (memcmp(&names[low + half].id, id, sizeof(*id)) <= 0)
+			low += half;
+		n -= half;
+	}
+	return low;
+}
+
+/*
+ * idempotent_begin_many(scope, keys, retention) returns setof text
+ *
+ * Begins an attempt on each key of the batch that is new, waiting for those in
+ * flight elsewhere, and returns these, each once and in the order given.
+ * Errors: 25006, IK400, IK409, IK500, 40001, 55P03.
+ */
+PG_FUNCTION_INFO_V1(idempotent_begin_many);
+Datum
+idempotent_begin_many(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	KeyName    *given;
+	KeyName    *names;
+	Datum	   *keys;
+	bool	   *started;
+	int64		retention;
+	int			n;
+	int			distinct;
+
+	check_may_write("idempotent_begin_many()");
+	n = get_key_names(fcinfo, &given, &keys);
+	retention = get_timespan(fcinfo, 2, "retention", 1, retention_usecs);
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+
+	names = palloc(sizeof(KeyName) * (n + 1));
+	memcpy(names, given, sizeof(KeyName) * n);
+	distinct = attempt_many_arrange(names, n);
+	started = palloc(sizeof(bool) * (distinct + 1));
+	attempt_begin_many(names, distinct, retention, started);
+
+	for (int i = 0; i < n; i++)
+	{
+		int			at = find_name(names, distinct, &given[i].id);
+		bool		isnull = false;
+
+		if (started[at])
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
+								 &keys[i], &isnull);
+		started[at] = false;	/* once */
+	}
+	PG_RETURN_NULL();
+}
+
+/*
+ * idempotent_finish_many(scope, keys) returns bigint
+ *
+ * Finishes the attempts that this transaction began on these keys, without a
+ * response; returns how many.  Errors: 25006, IK400, IK500.
+ */
+PG_FUNCTION_INFO_V1(idempotent_finish_many);
+Datum
+idempotent_finish_many(PG_FUNCTION_ARGS)
+{
+	KeyName    *names;
+	Datum	   *keys;
+	int			n;
+
+	check_may_write("idempotent_finish_many()");
+	n = get_key_names(fcinfo, &names, &keys);
+	n = attempt_many_arrange(names, n);
+	attempt_finish_many(names, n);
+	PG_RETURN_INT64(n);
 }
 
 /*

@@ -120,6 +120,7 @@ start_here(const AttemptRequest *request, const Stored *stored,
 	Attempt    *attempt = attempt_list_add(&request->name);
 
 	attempt->number = 1;
+	attempt->locked = true;
 	attempt->replaces_expired = stored->has_key;
 	attempt->fingerprint = request->fingerprint;
 	attempt->first_seen_at = now;
@@ -140,6 +141,7 @@ recover_here(const AttemptRequest *request, const Stored *stored,
 
 	attempt->number = claim->attempt + 1;
 	attempt->took_claim = true;
+	attempt->locked = true;
 	attempt->replaces_expired = stored->has_key;
 	attempt->fingerprint = claim->fingerprint.len > 0 ?
 		claim->fingerprint : request->fingerprint;
@@ -334,6 +336,8 @@ finish_here(Attempt *attempt, const KeyName *name, const Response *response)
 	key.expires_at = attempt->expires_at;
 	key.response = *response;
 
+	if (attempt->inserted)
+		(void) store_delete_key(name);
 	store_insert_key(name, &key, attempt->replaces_expired);
 	if (attempt->took_claim)
 		(void) store_delete_claim(name);
@@ -372,6 +376,8 @@ attempt_release(const KeyName *name, int32 number, text *error,
 	if (attempt != NULL && !attempt->leased)
 	{
 		check_number(attempt, number);
+		if (attempt->inserted)
+			(void) store_delete_key(name);
 		attempt_list_end(attempt);
 		stats_count(STATS_RELEASED, 1);
 
@@ -379,7 +385,7 @@ attempt_release(const KeyName *name, int32 number, text *error,
 		 * In a deeper subtransaction the lock must stay: a ROLLBACK TO would
 		 * make the attempt open again.  It ends with the transaction then.
 		 */
-		if (attempt_list_begun_here(attempt))
+		if (attempt->locked && attempt_list_begun_here(attempt))
 			keylock_release(&name->id);
 		return true;
 	}

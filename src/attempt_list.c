@@ -11,11 +11,22 @@
 
 #include "access/xact.h"
 #include "utils/builtins.h"
+#include "utils/hsearch.h"
 #include "utils/memutils.h"
 
 #include "attempt_list.h"
 #include "errors.h"
 #include "stats.h"
+
+/* From this many attempts on, a key is looked up in a hash table. */
+#define INDEX_FROM 32
+
+/* The newest attempt on a key, open or not. */
+typedef struct IndexEntry
+{
+	KeyId		id;				/* hash key */
+	Attempt    *attempt;
+} IndexEntry;
 
 typedef struct AttemptList
 {
@@ -23,6 +34,7 @@ typedef struct AttemptList
 	int			n;
 	int			capacity;
 	Attempt   **attempts;		/* in the order of their begins */
+	HTAB	   *index;			/* NULL: not made, or no longer right */
 	SubTransactionId newest;	/* no subtransaction above it is named here */
 } AttemptList;
 
@@ -44,11 +56,49 @@ list_create(void)
 	list = made;
 }
 
+static void
+index_attempt(Attempt *attempt)
+{
+	IndexEntry *entry = hash_search(list->index, &attempt->id, HASH_ENTER, NULL);
+
+	entry->attempt = attempt;
+}
+
+static void
+index_create(void)
+{
+	HASHCTL		ctl;
+
+	ctl.keysize = sizeof(KeyId);
+	ctl.entrysize = sizeof(IndexEntry);
+	ctl.hcxt = list->context;
+	list->index = hash_create("idempotency attempts", 4 * list->n, &ctl,
+							  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	for (int i = 0; i < list->n; i++)
+		index_attempt(list->attempts[i]);
+}
+
+/* At most one attempt on a key is open, and it is the newest. */
+static Attempt *
+index_lookup(const KeyId *id)
+{
+	IndexEntry *entry;
+
+	if (list->index == NULL)
+		index_create();
+	entry = hash_search(list->index, id, HASH_FIND, NULL);
+	if (entry == NULL || entry->attempt->ended_in != InvalidSubTransactionId)
+		return NULL;
+	return entry->attempt;
+}
+
 Attempt *
 attempt_list_open(const KeyId *id)
 {
 	if (list == NULL)
 		return NULL;
+	if (list->n >= INDEX_FROM)
+		return index_lookup(id);
 	for (int i = list->n - 1; i >= 0; i--)
 	{
 		Attempt    *attempt = list->attempts[i];
@@ -84,6 +134,8 @@ attempt_list_add(const KeyName *name)
 
 	list->newest = Max(list->newest, attempt->begun_in);
 	list->attempts[list->n++] = attempt;
+	if (list->index != NULL)
+		index_attempt(attempt);
 	return attempt;
 }
 
@@ -175,6 +227,11 @@ roll_back(SubTransactionId mine)
 		list->attempts[kept++] = attempt;
 	}
 	list->n = kept;
+	if (list->index != NULL)
+	{
+		hash_destroy(list->index);
+		list->index = NULL;
+	}
 }
 
 static void

@@ -27,6 +27,8 @@ typedef struct Attempt
 	char	   *key;
 	int32		number;
 	bool		leased;			/* the claim tells the rest */
+	bool		locked;			/* the key's lock was taken for it */
+	bool		inserted;		/* the key's row was inserted at begin */
 	bool		took_claim;		/* begun on a claim whose lease had ended */
 	bool		replaces_expired;	/* begun on a key that had expired */
 	Fingerprint fingerprint;

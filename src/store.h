@@ -88,6 +88,19 @@ extern void store_read(const KeyName *name, Stored *stored);
 extern void store_insert_key(const KeyName *name, const StoredKey *key,
 							 bool replaces_expired);
 
+/*
+ * Insert empty rows for the keys of one scope, given in the order of their
+ * ids, that have none which is honoured at first_seen_at; inserted[i] tells
+ * which.  Waits for the transaction that is inserting the same key.  Two such
+ * calls wait for each other in one order only.
+ */
+extern void store_insert_many(const KeyName *names, int n,
+							  TimestampTz first_seen_at, TimestampTz expires_at,
+							  bool *inserted);
+
+/* The first of these keys that has a claim, or -1. */
+extern int	store_find_claim(const KeyName *names, int n);
+
 /* Delete a finished key, expired or not; false if there was none. */
 extern bool store_delete_key(const KeyName *name);
 
