@@ -66,3 +66,13 @@ start_server() {	# lines for postgresql.conf…
 }
 
 psql() { "$BIN/psql" -XAtq -v ON_ERROR_STOP=1 "$@"; }
+
+# Until a query says t; half a minute at most.
+wait_for() {
+	local i
+	for ((i = 0; i < 300; i++)); do
+		[ "$(psql -c "$1")" != t ] || return 0
+		sleep 0.1
+	done
+	return 1
+}
