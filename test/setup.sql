@@ -6,6 +6,7 @@
 \pset tuples_only on
 \pset pager off
 SET client_min_messages = warning;
+SET client_encoding = 'UTF8';
 DROP EXTENSION IF EXISTS idempotency CASCADE;
 CREATE EXTENSION idempotency SCHEMA public;
 

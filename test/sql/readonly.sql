@@ -1,0 +1,35 @@
+-- Read-only transactions: whatever writes refuses at once, whatever reads works.
+\set ECHO none
+\getenv dir PG_ABS_SRCDIR
+\set setup :dir '/setup.sql'
+\i :setup
+SELECT plan(17);
+BEGIN;
+SELECT is(outcome, 'started', 'a key') FROM idempotent_begin('s', 'k');
+SELECT is(idempotent_finish('s', 'k', '"answer"'), '"answer"', 'finished');
+COMMIT;
+BEGIN READ ONLY;
+SELECT throws_ok('SELECT ' || call, '25006', NULL, call) FROM (VALUES
+	($$idempotent_begin('s', 'k')$$),
+	($$idempotent_begin('s', 'new')$$),
+	($$idempotent_begin(NULL, NULL)$$),
+	($$idempotent_try_begin('s', 'k')$$),
+	($$idempotent_finish('s', 'k')$$),
+	($$idempotent_release('s', 'k')$$),
+	($$idempotent_checkpoint('s', 'k', 1, 'c')$$),
+	($$idempotent_resume('1 min')$$),
+	($$idempotent_forget('s', 'k')$$),
+	($$idempotent_prune()$$)
+) c(call);
+SELECT is(response, '"answer"'::jsonb, 'lookup works') FROM idempotent_lookup('s', 'k');
+SELECT is_empty($$SELECT FROM idempotent_lookup('s', 'new')$$, 'and finds nothing where there is nothing');
+SELECT is(idempotent_backoff(2), interval '2 min', 'backoff works');
+SELECT is_empty('TABLE idempotency_stalled', 'and so does the view');
+COMMIT;
+-- Read-only after begin, as SET TRANSACTION READ ONLY can make it at any time.
+BEGIN;
+SELECT outcome FROM idempotent_begin('s', 'turned') \g /dev/null
+SET TRANSACTION READ ONLY;
+SELECT throws_ok($$SELECT idempotent_finish('s', 'turned')$$, '25006', NULL, 'finish in a transaction that was made read-only');
+ROLLBACK;
+-- No finish(): pgTAP's own count is rolled back with the rest.
