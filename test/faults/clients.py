@@ -1,0 +1,421 @@
+# Those who move money: each sends a request with its key, again and again, until it has an answer.
+
+import collections
+import random
+import threading
+import time
+import uuid
+
+import pq
+
+# What a client may be told and answers by trying again. Anything else is a finding.
+RETRY = {
+    "40001": "serialization failure",
+    "40P01": "deadlock",
+    "57014": "statement_timeout",
+    "55P03": "lock_timeout",
+    "IK409": "lease held by another",
+    "IK410": "overtaken, refused",
+}
+LEASE = 0.4
+
+
+class Again(Exception):
+    """The client itself found that it has to try once more."""
+
+
+class Passing(Exception):
+    """The outside service did not answer in time. It may have acted."""
+
+
+class Outside:
+    """A service that the database knows nothing of, a card network: it charges once for each key it is given."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.charged = {}
+        self.calls = 0
+
+    def charge(self, key, amount, chance):
+        with self.lock:
+            self.calls += 1
+            self.charged.setdefault(key, amount)
+        if chance < 0.03:
+            raise Passing
+
+
+class Request:
+    def __init__(self, rng, mode):
+        self.mode = mode
+        self.key = rng.choice((
+            lambda: str(uuid.UUID(int=rng.getrandbits(128))),
+            lambda: f"order {rng.getrandbits(48)} of O'Neil, \"Ltd\"",
+            lambda: f"{rng.getrandbits(64):x}-ключ-\U0001F4B6",
+            lambda: f"{rng.getrandbits(64):016x}" * 15))()
+        self.src, self.dst = rng.sample(range(1, 41), 2)
+        self.amount = rng.randint(1, 100)
+        self.transit = rng.randint(1001, 1016)
+        self.lock = threading.Lock()
+        self.senders = 1
+        self.answer = None
+
+    def body(self, rng):
+        """The same request, as different clients would write it."""
+        fields = [f'"src": {self.src}', f'"dst": {self.dst}', f'"amount": {self.amount}', f'"transit": {self.transit}']
+        rng.shuffle(fields)
+        return "{" + rng.choice((", ", ",", " ,\n")).join(fields) + "}"
+
+    def declined(self):
+        return self.amount > 95
+
+
+class Client(threading.Thread):
+    def __init__(self, machine, name, seed):
+        super().__init__(name=name, daemon=True)
+        self.machine = machine
+        self.rng = random.Random(seed)
+        self.tally = collections.Counter()
+        self.conn = None
+        self.committing = False     # what is sent now may commit the work
+        self.doubt = False          # a connection was lost just then
+
+    # --- the loop ---
+
+    def run(self):
+        try:
+            while not self.machine.enough.is_set():
+                self.work()
+        except Exception as error:          # a bug of the machine's own must not look like a pass
+            self.machine.violation("the machine itself failed", f"{self.name}: {error!r}")
+            if not isinstance(error, (pq.Failed, pq.Lost)):
+                raise
+        finally:
+            self.disconnect()
+
+    def work(self):
+        request = self.machine.choose(self.rng)
+        self.tally["requests"] += 1
+        self.until_answered(request)
+
+    def until_answered(self, request):
+        tries = 0
+        self.doubt = False
+        while not self.machine.abandon.is_set():
+            found = self.attempt(lambda: MODES[request.mode](self, request))
+            if found is not None:
+                replayed, answer = found
+                self.answered(request, replayed, answer)
+                return
+            tries += 1
+            self.tally["retries"] += 1
+            self.back_off(tries)
+        self.machine.unanswered(request)
+
+    def back_off(self, tries):
+        time.sleep(min(0.2, 0.002 * 2 ** min(tries, 8)) * self.rng.uniform(0.5, 1))
+
+    def answered(self, request, replayed, answer):
+        self.tally["answers by " + request.mode] += 1
+        if replayed:
+            self.tally["replays"] += 1
+            # With nobody else after the key, it was our own commit whose answer was lost.
+            if self.doubt and request.senders == 1:
+                self.tally["lost answers found again"] += 1
+        with request.lock:
+            if request.answer is None:
+                request.answer = answer
+            elif request.answer != answer:
+                self.machine.violation("two answers to one key",
+                                       f"{request.key!r} {request.mode}: {request.answer} and {answer}")
+
+    def attempt(self, work):
+        """Try once. None: try again."""
+        self.committing = False
+        try:
+            return work()
+        except pq.Lost:
+            self.tally["lost connections"] += 1
+            self.doubt = self.doubt or self.committing
+            self.disconnect()
+        except pq.Failed as failed:
+            if failed.sqlstate in RETRY:
+                self.tally["told: " + RETRY[failed.sqlstate]] += 1
+            else:
+                self.machine.violation("an error that no fault explains", f"{self.name}: {failed}")
+            self.roll_back()
+        except Again:
+            self.roll_back()
+        return None
+
+    # --- the connection ---
+
+    def connection(self):
+        if self.conn is not None and self.rng.random() < 0.003:
+            self.disconnect()
+        if self.conn is None:
+            self.conn = self.machine.connect(self.rng)
+            self.tally["connections"] += 1
+        return self.conn
+
+    def disconnect(self):
+        if self.conn is not None:
+            self.conn.close()
+            self.conn = None
+
+    def roll_back(self):
+        """What an error leaves behind; harmless outside of a transaction."""
+        if self.conn is None:
+            return
+        try:
+            self.conn.command("ROLLBACK")
+        except (pq.Lost, pq.Failed):
+            self.disconnect()
+
+    def commit(self, conn):
+        self.committing = True
+        tag = conn.command("COMMIT")
+        self.committing = False
+        if tag != "COMMIT":
+            self.machine.violation("COMMIT rolled back in silence", self.name)
+            raise Again
+
+    # --- time-outs ---
+
+    def begin(self, conn, level="READ COMMITTED"):
+        """Begin a transaction, one in which a time-out may be about to fire. What to do in its middle."""
+        conn.command("BEGIN ISOLATION LEVEL " + level)
+        draw = self.rng.random()
+        if draw < 0.004:
+            conn.command("SET LOCAL statement_timeout = '5ms'")
+            return lambda: conn.command("SELECT pg_sleep(0.02)")
+        if draw < 0.008:
+            conn.command("SET LOCAL idle_in_transaction_session_timeout = '5ms'")
+            return lambda: time.sleep(0.02)
+        if draw < 0.05:
+            conn.command("SET LOCAL lock_timeout = '5ms'")
+        return lambda: None
+
+
+# --- the ways to do it ---
+
+def by_procedure(self, request):
+    conn = self.connection()
+    self.committing = True
+    [(replayed, answer)] = conn.query("SELECT replayed, response FROM bank.transfer($1, $2)",
+                                      request.key, request.body(self.rng))
+    return replayed == "t", answer
+
+
+def by_call(self, request):
+    conn = self.connection()
+    self.committing = True
+    body = request.body(self.rng)
+    [(outcome, answer)] = conn.query(
+        "SELECT outcome, response FROM idempotent_call('bank', $1, 'SELECT bank.work($1, $2)',"
+        " jsonb_build_array($1::text, $2::jsonb), request => $2::jsonb)", request.key, body)
+    return outcome == "replayed", answer
+
+
+def move(conn, request, phase, src, dst):
+    return conn.value("SELECT bank.move($1, $2, $3, $4, $5)", request.key, phase, src, dst, request.amount)
+
+
+def finish(conn, request, entry, attempt=None):
+    return conn.value("SELECT idempotent_finish('bank', $1, response => jsonb_build_object('entry', $2::bigint),"
+                      " status => 200, attempt => $3)", request.key, entry, attempt)
+
+
+def decline(conn, request):
+    """The work was tried and is taken back, the answer that says so is kept."""
+    conn.command("SAVEPOINT work")
+    move(conn, request, "transfer", request.src, request.dst)
+    conn.command("ROLLBACK TO SAVEPOINT work")
+    return conn.value("SELECT idempotent_finish('bank', $1, response => jsonb_build_object('declined',"
+                      " gen_random_uuid()), status => 402)", request.key)
+
+
+def by_transaction(level):
+    def run(self, request):
+        conn = self.connection()
+        in_the_middle = self.begin(conn, level)
+        [(outcome, answer)] = conn.query("SELECT outcome, response FROM idempotent_begin('bank', $1, request => $2)",
+                                         request.key, request.body(self.rng))
+        if outcome == "replayed":
+            conn.command("COMMIT")
+            return True, answer
+        in_the_middle()
+        if request.declined():
+            answer = decline(conn, request)
+        else:
+            answer = finish(conn, request, move(conn, request, "transfer", request.src, request.dst))
+        self.commit(conn)
+        if self.machine.unlock:             # a mistake, for --mutants alone: a lock of the session
+            conn.query("SELECT mutant.unlock('bank', $1)", request.key)
+        return False, answer
+    return run
+
+
+def key_apart(self, request):
+    """A mistake, for --mutants alone: the key is committed first, the work after it."""
+    conn = self.connection()
+    self.begin(conn)
+    [(outcome, answer)] = conn.query("SELECT outcome, response FROM idempotent_begin('bank', $1)", request.key)
+    if outcome == "replayed":
+        conn.command("COMMIT")
+        return True, answer
+    entry = conn.value("SELECT nextval(pg_get_serial_sequence('bank.effect', 'id'))")
+    answer = finish(conn, request, entry)
+    self.commit(conn)
+    conn.command("BEGIN")
+    conn.query("SELECT bank.move($1, 'transfer', $2, $3, $4)", request.key, request.src, request.dst, request.amount)
+    conn.query("UPDATE bank.effect SET id = $2 WHERE key = $1", request.key, entry)
+    self.commit(conn)
+    return False, answer
+
+
+def by_lease(self, request):
+    conn = self.connection()
+    # Whoever comes without a lease takes over what was left and finishes it in one transaction.
+    lease = None if self.rng.random() < 0.05 else f"{LEASE} s"
+    if lease is None:
+        return take_over_at_once(self, conn, request)
+    self.begin(conn)()
+    [(outcome, attempt, answer, checkpoint)] = conn.query(
+        "SELECT outcome, attempt, response, checkpoint FROM idempotent_begin('bank', $1, request => $2,"
+        " lease => $3)", request.key, request.body(self.rng), lease)
+    if outcome != "replayed":
+        self.commit(conn)
+        if outcome == "recovered":
+            self.tally["takeovers by begin"] += 1
+        return False, in_phases(self, conn, request, attempt, checkpoint)
+    conn.command("COMMIT")
+    return True, answer
+
+
+def in_phases(self, conn, request, attempt, checkpoint):
+    """Take the money, have the outside service act, give the money: from where the key stands."""
+    if checkpoint is None:
+        in_the_middle = self.begin(conn)
+        move(conn, request, "debit", request.src, request.transit)
+        in_the_middle()
+        conn.query("SELECT idempotent_checkpoint('bank', $1, $2, 'debited', '{\"by\": 1}')", request.key, attempt)
+        self.commit(conn)
+    call_outside(self, conn, request, attempt)
+    in_the_middle = self.begin(conn)
+    entry = move(conn, request, "credit", request.transit, request.dst)
+    in_the_middle()
+    answer = finish(conn, request, entry, attempt)
+    self.commit(conn)
+    return answer
+
+
+def call_outside(self, conn, request, attempt):
+    stall = self.rng.random()
+    if stall < self.machine.stalls:             # so long that another attempt may have begun
+        self.tally["stalled beyond the lease"] += 1
+        time.sleep(LEASE * self.rng.uniform(1.0, 2.0))
+    elif stall < 2 * self.machine.stalls:       # the worker dies here
+        self.tally["died between phases"] += 1
+        self.disconnect()
+        raise Again
+    try:
+        self.machine.outside.charge("charge for " + request.key, request.amount, self.rng.random())
+    except Passing:
+        conn.query("SELECT idempotent_release('bank', $1, $2, 'no answer from outside', '10 ms')", request.key, attempt)
+        self.tally["released"] += 1
+        raise Again
+
+
+def take_over_at_once(self, conn, request):
+    in_the_middle = self.begin(conn)
+    [(outcome, answer, checkpoint)] = conn.query(
+        "SELECT outcome, response, checkpoint FROM idempotent_begin('bank', $1, request => $2)",
+        request.key, request.body(self.rng))
+    if outcome == "replayed":
+        conn.command("COMMIT")
+        return True, answer
+    if checkpoint is None:
+        move(conn, request, "debit", request.src, request.transit)
+    in_the_middle()
+    # The service honours the key, so that a transaction that is rolled back after the call does no harm.
+    try:
+        self.machine.outside.charge("charge for " + request.key, request.amount, self.rng.random())
+    except Passing:
+        raise Again
+    answer = finish(conn, request, move(conn, request, "credit", request.transit, request.dst))
+    self.commit(conn)
+    if outcome == "recovered":
+        self.tally["takeovers without a lease"] += 1
+    return False, answer
+
+
+MODES = {
+    "procedure": by_procedure,
+    "READ COMMITTED": by_transaction("READ COMMITTED"),
+    "REPEATABLE READ": by_transaction("REPEATABLE READ"),
+    "SERIALIZABLE": by_transaction("SERIALIZABLE"),
+    "lease": by_lease,
+    "idempotent_call": by_call,
+    "key apart": key_apart,
+}
+
+
+class Resumer(Client):
+    """The batch that finishes what others have left."""
+
+    def work(self):
+        time.sleep(self.rng.uniform(0.02, 0.2))
+        claims = self.attempt(self.resume)
+        for key, attempt, checkpoint in claims or ():
+            self.tally["takeovers by resume"] += 1
+            request = self.machine.request(key)
+            answer = self.attempt(lambda: in_phases(self, self.connection(), request, attempt, checkpoint))
+            if answer is not None:
+                self.answered(request, False, answer)
+
+    def resume(self):
+        conn = self.connection()
+        conn.command("BEGIN")
+        claims = conn.query("SELECT key, attempt, checkpoint FROM idempotent_resume($1, 3, 'bank')", f"{LEASE} s")
+        self.commit(conn)
+        return claims
+
+
+class Brief(Client):
+    """Work on keys that expire in less than a second and are used again at once, while prune removes them."""
+
+    def work(self):
+        self.tally["requests"] += 1
+        self.attempt(self.use)
+        time.sleep(self.rng.uniform(0, 0.004))
+
+    def use(self):
+        conn = self.connection()
+        key = f"brief {self.rng.randint(1, 60)}"
+        retention = f"{self.rng.randint(50, 900)} ms"
+        in_the_middle = self.begin(conn, self.rng.choice(("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")))
+        [(outcome, first_seen_at)] = conn.query("SELECT outcome, first_seen_at FROM idempotent_begin('brief', $1,"
+                                                " retention => $2)", key, retention)
+        if outcome != "replayed":
+            conn.query("INSERT INTO bank.brief VALUES ($1, $2, $3)", key, first_seen_at, retention)
+            in_the_middle()
+            conn.query("SELECT idempotent_finish('brief', $1, body => '\\x00ff')", key)
+        conn.command("COMMIT")
+        self.tally["brief keys " + ("replayed" if outcome == "replayed" else "used")] += 1
+        return outcome
+
+
+class Pruner(Client):
+    """Prune without end, as the owner."""
+
+    def work(self):
+        self.attempt(self.prune)
+        time.sleep(self.rng.uniform(0, 0.03))
+
+    def prune(self):
+        if self.conn is None:
+            self.conn = self.machine.admin()
+        removed = int(self.conn.value("SELECT idempotent_prune($1)", self.rng.choice((1, 10, 10000))))
+        self.tally["prunes"] += 1
+        self.tally["keys pruned"] += removed
+        return removed
