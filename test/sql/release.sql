@@ -1,0 +1,114 @@
+-- Release of a lease: the error and the time of the next try are kept, which holds back resume but no client.
+\set ECHO none
+\getenv dir PG_ABS_SRCDIR
+\set setup :dir '/setup.sql'
+\i :setup
+-- Every statement is a transaction of its own, as the phases of such work are.
+-- The lease of a key ends, without anyone waiting for that.
+CREATE FUNCTION pg_temp.end_lease(key text) RETURNS text LANGUAGE sql AS $$
+	UPDATE idempotency_claims c SET lease_until = clock_timestamp() WHERE c.key = end_lease.key RETURNING 'ended'
+$$;
+SELECT plan(64);
+-- A claim at its n-th attempt, live.
+CREATE FUNCTION pg_temp.claim_at(key text, n int) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM idempotent_forget('s', key);
+	PERFORM idempotent_begin('s', key, '{"a": 1}', lease => '1 hour');
+	UPDATE idempotency_claims c SET attempt = n WHERE c.key = claim_at.key;
+	RETURN 'attempt ' || n;
+END $$;
+-- When the next try of a released claim is due, from its release.
+CREATE FUNCTION pg_temp.retry_in(key text) RETURNS interval LANGUAGE sql AS $$
+	SELECT retry_at - lease_until FROM idempotency_claims c WHERE c.key = retry_in.key
+$$;
+
+SELECT is(pg_temp.claim_at('k', 1), 'attempt 1', 'a claim');
+SELECT is(idempotent_checkpoint('s', 'k', 1, 'charged', '1') > now(), true, 'with a checkpoint');
+SELECT is(idempotent_release('s', 'k', 1, error => 'the bank is closed', retry_after => '90 seconds'), true, 'is released');
+SELECT results_eq(
+	$$SELECT attempt, checkpoint, state, last_error, retry_at - lease_until, lease_until <= clock_timestamp(), request FROM idempotency_claims$$,
+	$$VALUES (1, 'charged', '1'::jsonb, 'the bank is closed', interval '90 seconds', true, '{"a": 1}'::jsonb)$$,
+	'the error and the time of the next try are kept, and the lease is over');
+SELECT is_empty('TABLE idempotency_keys', 'no key is stored');
+SELECT is(pg_temp.locks(), 0::bigint, 'no lock is left');
+SELECT throws_ok($$SELECT idempotent_release('s', 'k', 1)$$, 'IK410', NULL, 'a second release is refused');
+SELECT throws_ok($$SELECT idempotent_checkpoint('s', 'k', 1, 'c')$$, 'IK410', NULL, 'and so is a checkpoint of the released attempt');
+SELECT throws_ok($$SELECT idempotent_finish('s', 'k', attempt => 1)$$, 'IK410', NULL, 'and its finish');
+SELECT is_empty($$SELECT FROM idempotent_resume('1 hour')$$, 'resume does not hand it out before its time');
+SELECT results_eq($$SELECT outcome, attempt, checkpoint, state FROM idempotent_lookup('s', 'k')$$,
+	$$VALUES ('recovered', 2, 'charged', '1'::jsonb)$$, 'lookup: it can be taken over');
+SELECT results_eq($$SELECT outcome, attempt, checkpoint, state FROM idempotent_begin('s', 'k', '{"a": 1}', lease => '1 hour')$$,
+	$$VALUES ('recovered', 2, 'charged', '1'::jsonb)$$, 'a client that calls again by itself is not held back');
+SELECT results_eq('SELECT attempt, retry_at, last_error FROM idempotency_claims',
+	$$VALUES (2, NULL::timestamptz, 'the bank is closed')$$, 'the last error is kept for who looks, the time is not');
+SELECT is(idempotent_release('s', 'k', 2), true, 'released without an error');
+SELECT is((SELECT last_error FROM idempotency_claims), NULL, 'which then is none');
+
+-- By default 1, 2, 4, 8 ... minutes by attempt number, an hour at most.
+SELECT is(pg_temp.claim_at('b', n), 'attempt ' || n, 'attempt ' || n) FROM (VALUES (1)) v(n);
+SELECT is(idempotent_release('s', 'b', 1), true, 'released');
+SELECT is(pg_temp.retry_in('b'), interval '1 min', 'by default in a minute');
+SELECT is(pg_temp.claim_at('b', 2), 'attempt 2', 'attempt 2');
+SELECT is(idempotent_release('s', 'b', 2), true, 'released');
+SELECT is(pg_temp.retry_in('b'), interval '2 min', 'due in 2 minutes');
+SELECT is(pg_temp.claim_at('b', 3), 'attempt 3', 'attempt 3');
+SELECT is(idempotent_release('s', 'b', 3), true, 'released');
+SELECT is(pg_temp.retry_in('b'), interval '4 min', 'due in 4 minutes');
+SELECT is(pg_temp.claim_at('b', 4), 'attempt 4', 'attempt 4');
+SELECT is(idempotent_release('s', 'b', 4), true, 'released');
+SELECT is(pg_temp.retry_in('b'), interval '8 min', 'due in 8 minutes');
+SELECT is(pg_temp.claim_at('b', 5), 'attempt 5', 'attempt 5');
+SELECT is(idempotent_release('s', 'b', 5), true, 'released');
+SELECT is(pg_temp.retry_in('b'), interval '16 min', 'due in 16 minutes');
+SELECT is(pg_temp.claim_at('b', 6), 'attempt 6', 'attempt 6');
+SELECT is(idempotent_release('s', 'b', 6), true, 'released');
+SELECT is(pg_temp.retry_in('b'), interval '32 min', 'due in 32 minutes');
+SELECT is(pg_temp.claim_at('b', 7), 'attempt 7', 'attempt 7');
+SELECT is(idempotent_release('s', 'b', 7), true, 'released');
+SELECT is(pg_temp.retry_in('b'), interval '60 min', 'due in 60 minutes');
+SELECT is(pg_temp.claim_at('b', 8), 'attempt 8', 'attempt 8');
+SELECT is(idempotent_release('s', 'b', 8), true, 'released');
+SELECT is(pg_temp.retry_in('b'), interval '60 min', 'due in 60 minutes');
+SELECT is(pg_temp.claim_at('b', 100), 'attempt 100', 'attempt 100');
+SELECT is(idempotent_release('s', 'b', 100), true, 'released');
+SELECT is(pg_temp.retry_in('b'), interval '60 min', 'due in 60 minutes');
+SELECT is(pg_temp.claim_at('b', 2147483647), 'attempt 2147483647', 'attempt 2147483647');
+SELECT is(idempotent_release('s', 'b', 2147483647), true, 'released');
+SELECT is(pg_temp.retry_in('b'), interval '60 min', 'due in 60 minutes');
+
+-- What retry_after says.
+SELECT is(pg_temp.claim_at('r', 7), 'attempt 7', 'another');
+SELECT is(idempotent_release('s', 'r', 7, retry_after => '3 days'), true, 'released for longer than the cap');
+SELECT is(pg_temp.retry_in('r'), interval '3 days', 'is due when retry_after says');
+SELECT is(pg_temp.claim_at('r', 1), 'attempt 1', 'another');
+SELECT is(idempotent_release('s', 'r', 1, retry_after => '0'), true, 'released for no time at all');
+SELECT results_eq($$SELECT key, attempt FROM idempotent_resume('1 hour')$$, $$VALUES ('r', 2)$$, 'is due at once');
+
+-- Rolled back.
+BEGIN;
+SELECT is(idempotent_release('s', 'r', 2, 'error'), true, 'a release');
+ROLLBACK;
+SELECT results_eq($$SELECT retry_at, last_error, lease_until > now() FROM idempotency_claims WHERE key = 'r'$$,
+	$$VALUES (NULL::timestamptz, NULL::text, true)$$, 'that is rolled back leaves the claim as it was');
+
+-- A lease that has ended but was not overtaken can still be released.
+SELECT is(pg_temp.end_lease('r'), 'ended', 'the lease ends');
+SELECT is(idempotent_release('s', 'r', 2, 'late'), true, 'a late release');
+SELECT is((SELECT last_error FROM idempotency_claims WHERE key = 'r'), 'late', 'is kept');
+
+-- Released in the transaction that began.
+BEGIN;
+SELECT is(outcome, 'started', 'begin') FROM idempotent_begin('s', 'same', lease => '1 hour');
+SELECT is(idempotent_release('s', 'same', 1, 'no'), true, 'and release in one transaction');
+SELECT is(outcome || attempt, 'recovered2', 'begin again') FROM idempotent_begin('s', 'same');
+SELECT is(idempotent_finish('s', 'same', '1'), '1'::jsonb, 'without a lease');
+COMMIT;
+SELECT is(response, '1'::jsonb, 'finished') FROM idempotent_begin('s', 'same');
+
+-- In one transaction, error and retry_after have nowhere to go.
+BEGIN;
+SELECT is(outcome, 'started', 'an attempt without a lease') FROM idempotent_begin('s', 'here');
+SELECT is(idempotent_release('s', 'here', error => 'x', retry_after => '1 day'), true, 'is released with an error');
+COMMIT;
+SELECT is_empty($$SELECT FROM idempotent_lookup('s', 'here')$$, 'and leaves nothing');
+-- No finish(): pgTAP's own count is rolled back with the rest.
