@@ -76,3 +76,28 @@ wait_for() {
 	done
 	return 1
 }
+
+# An example is installed in a copy: its folder stays as it is. Needs npm, and what npm needs to find its packages.
+npm_example() {	# name; the working directory is the copy afterwards
+	need node nodejs
+	need npm npm
+	cp -r "$TOP/examples/$1" "$BASE/example" && cd "$BASE/example" && rm -rf node_modules || exit 1
+	HOME=$BASE npm ci --no-audit --no-fund --no-update-notifier --loglevel=error ||
+		{ printf 'npm could not install the packages of examples/%s\n' "$1"; exit 1; }
+}
+
+# Run tests of Node's own runner and count each. They share one database, so one file after the other.
+node_tests() {	# files…
+	local status=0 before=$((PASSED + FAILED)) line
+	node --test --test-concurrency=1 --test-reporter=tap "$@" >"$BASE/tap" 2>&1 || status=$?
+	while IFS= read -r line; do
+		case $line in
+			'not ok '*) fail "${line#*- }" ;;
+			'ok '*) pass "${line#*- }" ;;
+		esac
+	done <"$BASE/tap"
+	if [ "$status" != 0 ] || [ "$before" = $((PASSED + FAILED)) ]; then
+		grep -A 20 '^not ok' "$BASE/tap" || cat "$BASE/tap"
+		[ "$FAILED" -gt 0 ] || fail "node --test"
+	fi
+}
