@@ -215,18 +215,18 @@ lock_and_read(const AttemptRequest *request, Stored *stored)
 
 	if (keylock_try(id))
 	{
-		store_read(&request->name, stored);
+		store_read(&request->name, true, stored);
 		return true;
 	}
 
-	store_read(&request->name, stored);
+	store_read(&request->name, false, stored);
 	outcome = decide(request, stored, false, GetCurrentTimestamp());
 	if (!request->wait || outcome != OUTCOME_IN_PROGRESS)
 		return false;
 
 	stats_count(STATS_WAITED, 1);
 	keylock_wait(id);
-	store_read(&request->name, stored);
+	store_read(&request->name, true, stored);
 	return true;
 }
 
@@ -411,7 +411,7 @@ attempt_lookup(const AttemptRequest *request, AttemptResult *result)
 	 */
 	idle = !keylock_held_elsewhere(&request->name.id) &&
 		attempt_list_open(&request->name.id) == NULL;
-	store_read(&request->name, &stored);
+	store_read(&request->name, false, &stored);
 	now = GetCurrentTimestamp();
 
 	memset(result, 0, sizeof(*result));

@@ -118,7 +118,7 @@ read_own_claim(const KeyName *name, int32 number, Stored *stored)
 	const char *why = NULL;
 
 	keylock_wait(&name->id);
-	store_read(name, stored);
+	store_read(name, true, stored);
 	if (!stored->has_claim)
 		why = "The key has been finished or forgotten.";
 	else if (stored->claim.attempt != number)

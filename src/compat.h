@@ -13,6 +13,7 @@
 #ifndef IDEMPOTENCY_COMPAT_H
 #define IDEMPOTENCY_COMPAT_H
 
+#include "access/genam.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
@@ -20,6 +21,8 @@
 #include "storage/dsm_registry.h"
 #endif
 #include "utils/guc.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
 
 #if PG_VERSION_NUM < 150000
 #error "idempotency needs PostgreSQL 15 or later"
@@ -53,6 +56,28 @@ RestrictSearchPath(void)
 #ifndef INTERVAL_NOT_FINITE
 #define INTERVAL_NOT_FINITE(i) (false)
 #endif
+
+/* 18 asks whether a deferrable primary key will do, and counts scans. */
+static inline Oid
+compat_primary_key(Relation table)
+{
+#if PG_VERSION_NUM >= 180000
+	return RelationGetPrimaryKeyIndex(table, false);
+#else
+	return RelationGetPrimaryKeyIndex(table);
+#endif
+}
+
+static inline IndexScanDesc
+compat_index_beginscan(Relation table, Relation index, Snapshot snapshot,
+					   int nkeys)
+{
+#if PG_VERSION_NUM >= 180000
+	return index_beginscan(table, index, snapshot, NULL, nkeys, 0);
+#else
+	return index_beginscan(table, index, snapshot, nkeys, 0);
+#endif
+}
 
 /*
  * A named area of shared memory, made by init on first use.  17 has a

@@ -19,8 +19,47 @@
 
 #include "keylock.h"
 
-void
-keylock_id(const char *scope, int scope_len, const char *key, int key_len,
+/*
+ * The last identity that was asked for: finish asks for the one that begin
+ * did, and SHA-256 is a good part of what either costs.  It follows from scope
+ * and key alone, so what is remembered is never out of date.
+ */
+#define MEMO_SIZE 512
+static struct
+{
+	int			scope_len;
+	int			key_len;		/* 0: nothing is remembered */
+	char		bytes[MEMO_SIZE];	/* the scope and the key */
+	KeyId		id;
+}			memo;
+
+static bool
+memo_read(const char *scope, int scope_len, const char *key, int key_len,
+		  KeyId *id)
+{
+	if (memo.key_len != key_len || memo.scope_len != scope_len || key_len == 0 ||
+		memcmp(memo.bytes, scope, scope_len) != 0 ||
+		memcmp(memo.bytes + scope_len, key, key_len) != 0)
+		return false;
+	*id = memo.id;
+	return true;
+}
+
+static void
+memo_write(const char *scope, int scope_len, const char *key, int key_len,
+		   const KeyId *id)
+{
+	if (scope_len + key_len > MEMO_SIZE)
+		return;
+	memo.scope_len = scope_len;
+	memo.key_len = key_len;
+	memcpy(memo.bytes, scope, scope_len);
+	memcpy(memo.bytes + scope_len, key, key_len);
+	memo.id = *id;
+}
+
+static void
+compute_id(const char *scope, int scope_len, const char *key, int key_len,
 		   KeyId *id)
 {
 	pg_cryptohash_ctx *ctx = pg_cryptohash_create(PG_SHA256);
@@ -37,6 +76,16 @@ keylock_id(const char *scope, int scope_len, const char *key, int key_len,
 	pg_cryptohash_free(ctx);
 
 	memcpy(id->data, digest, UUID_LEN);
+}
+
+void
+keylock_id(const char *scope, int scope_len, const char *key, int key_len,
+		   KeyId *id)
+{
+	if (memo_read(scope, scope_len, key, key_len, id))
+		return;
+	compute_id(scope, scope_len, key, key_len, id);
+	memo_write(scope, scope_len, key, key_len, id);
 }
 
 /* field 1: database; fields 2 and 3: 64 bits of the identity; field 4: class */

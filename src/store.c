@@ -9,13 +9,17 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
 #include "store.h"
+#include "store_direct.h"
 #include "store_frame.h"
+#include "timespan.h"
 
 /*
  * One statement for both tables, so that one snapshot sees a key that is just
@@ -99,13 +103,12 @@ read_claim_row(StoreFrame *frame, int row, StoredClaim *claim)
 	claim->released = !isnull;
 }
 
-void
-store_read(const KeyName *name, Stored *stored)
+static void
+read_by_sql(const KeyName *name, Stored *stored)
 {
 	StoreFrame	frame;
 	Datum		values[1] = {UUIDPGetDatum(&name->id)};
 
-	memset(stored, 0, sizeof(*stored));
 	store_enter(&frame, name->schema, STORE_KEYS, AccessShareLock);
 	store_execute(&frame, &plan_read, values, NULL, SPI_OK_SELECT);
 	for (int row = 0; row < SPI_processed; row++)
@@ -126,42 +129,239 @@ store_read(const KeyName *name, Stored *stored)
 	store_leave(&frame);
 }
 
+/* The columns of the two tables, as the install script made them. */
+enum
+{
+	KEY_FINGERPRINT = 4, KEY_ATTEMPT, KEY_STATUS, KEY_HEADERS, KEY_RESPONSE,
+	KEY_BODY, KEY_FIRST_SEEN_AT, KEY_FINISHED_AT, KEY_EXPIRES_AT, KEY_FAILED,
+	KEY_COLUMNS = KEY_FAILED
+};
+
+static const Oid key_types[] = {
+	UUIDOID, TEXTOID, TEXTOID, BYTEAOID, INT4OID, INT4OID, JSONBOID,
+	JSONBOID, BYTEAOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+	BOOLOID
+};
+
+enum
+{
+	CLAIM_FINGERPRINT = 4, CLAIM_REQUEST, CLAIM_ATTEMPT, CLAIM_CHECKPOINT,
+	CLAIM_STATE, CLAIM_LAST_ERROR, CLAIM_RETENTION, CLAIM_LEASE,
+	CLAIM_FIRST_SEEN_AT, CLAIM_CLAIMED_AT, CLAIM_LEASE_UNTIL, CLAIM_RETRY_AT,
+	CLAIM_COLUMNS = CLAIM_RETRY_AT
+};
+
+static const Oid claim_types[] = {
+	UUIDOID, TEXTOID, TEXTOID, BYTEAOID, JSONBOID, INT4OID, TEXTOID, JSONBOID,
+	TEXTOID, INTERVALOID, INTERVALOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+	TIMESTAMPTZOID, TIMESTAMPTZOID
+};
+
+static Datum
+column(TupleTableSlot *slot, int col)
+{
+	return slot->tts_isnull[col - 1] ? (Datum) 0 : slot->tts_values[col - 1];
+}
+
+static void *
+column_varlena(TupleTableSlot *slot, int col)
+{
+	return slot->tts_isnull[col - 1] ? NULL :
+		PG_DETOAST_DATUM_COPY(slot->tts_values[col - 1]);
+}
+
+static int64
+column_timespan(TupleTableSlot *slot, int col)
+{
+	int64		usecs;
+
+	if (!timespan_from_interval(DatumGetIntervalP(column(slot, col)), &usecs))
+		elog(ERROR, "stored interval is out of range");
+	return usecs;
+}
+
+static void
+column_fingerprint(TupleTableSlot *slot, int col, Fingerprint *result)
+{
+	store_set_fingerprint(column_varlena(slot, col), result);
+}
+
+static void
+read_key_slot(TupleTableSlot *slot, StoredKey *key)
+{
+	Response   *response = &key->response;
+
+	column_fingerprint(slot, KEY_FINGERPRINT, &key->fingerprint);
+	key->attempt = DatumGetInt32(column(slot, KEY_ATTEMPT));
+	key->first_seen_at = DatumGetTimestampTz(column(slot, KEY_FIRST_SEEN_AT));
+	key->finished_at = DatumGetTimestampTz(column(slot, KEY_FINISHED_AT));
+	key->expires_at = DatumGetTimestampTz(column(slot, KEY_EXPIRES_AT));
+	response->has_status = !slot->tts_isnull[KEY_STATUS - 1];
+	response->status = DatumGetInt32(column(slot, KEY_STATUS));
+	response->headers = column_varlena(slot, KEY_HEADERS);
+	response->response = column_varlena(slot, KEY_RESPONSE);
+	response->body = column_varlena(slot, KEY_BODY);
+	response->failed = DatumGetBool(column(slot, KEY_FAILED));
+}
+
+static void
+read_claim_slot(TupleTableSlot *slot, StoredClaim *claim)
+{
+	column_fingerprint(slot, CLAIM_FINGERPRINT, &claim->fingerprint);
+	claim->attempt = DatumGetInt32(column(slot, CLAIM_ATTEMPT));
+	claim->first_seen_at = DatumGetTimestampTz(column(slot, CLAIM_FIRST_SEEN_AT));
+	claim->claimed_at = DatumGetTimestampTz(column(slot, CLAIM_CLAIMED_AT));
+	claim->lease_until = DatumGetTimestampTz(column(slot, CLAIM_LEASE_UNTIL));
+	claim->state = column_varlena(slot, CLAIM_STATE);
+	claim->checkpoint = column_varlena(slot, CLAIM_CHECKPOINT);
+	claim->retention = column_timespan(slot, CLAIM_RETENTION);
+	claim->lease = column_timespan(slot, CLAIM_LEASE);
+	claim->released = !slot->tts_isnull[CLAIM_RETRY_AT - 1];
+}
+
+/*
+ * Under SERIALIZABLE a read through an index also locks the page against
+ * inserts, and transactions on different keys would fail each other.  The
+ * key's lock keeps its readers and writers in order already, so under it the
+ * row is read as it is, which takes no such locks; otherwise with the latest
+ * snapshot.
+ */
+static Snapshot
+snapshot_for_read(bool locked)
+{
+	return locked && IsolationIsSerializable() ? SnapshotSelf :
+		GetActiveSnapshot();
+}
+
+static bool
+read_directly(const KeyName *name, bool locked, Stored *stored)
+{
+	DirectTable keys;
+	DirectTable claims;
+	TupleTableSlot *slot;
+
+	if (!direct_open(&keys, name->schema, STORE_KEYS,
+					 key_types, KEY_COLUMNS))
+		return false;
+	if (!direct_open(&claims, name->schema, STORE_CLAIMS,
+					 claim_types, CLAIM_COLUMNS))
+	{
+		direct_close(&keys);
+		return false;
+	}
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	slot = direct_read(&keys, &name->id, snapshot_for_read(locked));
+	if (slot != NULL)
+	{
+		stored->has_key = true;
+		read_key_slot(slot, &stored->key);
+		ExecDropSingleTupleTableSlot(slot);
+	}
+	slot = direct_read(&claims, &name->id, snapshot_for_read(locked));
+	if (slot != NULL)
+	{
+		stored->has_claim = true;
+		read_claim_slot(slot, &stored->claim);
+		ExecDropSingleTupleTableSlot(slot);
+	}
+	PopActiveSnapshot();
+	direct_close(&claims);
+	direct_close(&keys);
+	return true;
+}
+
+void
+store_read(const KeyName *name, bool locked, Stored *stored)
+{
+	memset(stored, 0, sizeof(*stored));
+	if (!read_directly(name, locked, stored))
+		read_by_sql(name, stored);
+}
+
+/* The row of a finished key, in the order of the table's columns. */
+static void
+form_key_row(const KeyName *name, const StoredKey *key, Datum *values,
+			 bool *nulls)
+{
+	const Response *response = &key->response;
+	const void *const pointers[KEY_COLUMNS] = {
+		[KEY_FINGERPRINT - 1] = store_fingerprint(&key->fingerprint),
+		[KEY_HEADERS - 1] = response->headers,
+		[KEY_RESPONSE - 1] = response->response,
+		[KEY_BODY - 1] = response->body,
+	};
+
+	for (int i = 0; i < KEY_COLUMNS; i++)
+	{
+		values[i] = PointerGetDatum(pointers[i]);
+		nulls[i] = pointers[i] == NULL;
+	}
+	values[0] = UUIDPGetDatum(&name->id);
+	values[1] = PointerGetDatum(name->scope);
+	values[2] = PointerGetDatum(name->key);
+	values[KEY_ATTEMPT - 1] = Int32GetDatum(key->attempt);
+	values[KEY_FIRST_SEEN_AT - 1] = TimestampTzGetDatum(key->first_seen_at);
+	values[KEY_FINISHED_AT - 1] = TimestampTzGetDatum(key->finished_at);
+	values[KEY_EXPIRES_AT - 1] = TimestampTzGetDatum(key->expires_at);
+	nulls[0] = nulls[1] = nulls[2] = nulls[KEY_ATTEMPT - 1] = false;
+	nulls[KEY_FIRST_SEEN_AT - 1] = nulls[KEY_FINISHED_AT - 1] = false;
+	nulls[KEY_EXPIRES_AT - 1] = false;
+	values[KEY_STATUS - 1] = Int32GetDatum(response->status);
+	nulls[KEY_STATUS - 1] = !response->has_status;
+	values[KEY_FAILED - 1] = BoolGetDatum(response->failed);
+	nulls[KEY_FAILED - 1] = !response->failed;	/* null takes no room */
+}
+
+static void
+delete_expired_key(const KeyName *name, TimestampTz now)
+{
+	Datum		values[2] = {UUIDPGetDatum(&name->id), TimestampTzGetDatum(now)};
+	StoreFrame	frame;
+
+	store_enter(&frame, name->schema, STORE_KEYS, RowExclusiveLock);
+	store_execute(&frame, &plan_delete_expired_key, values, NULL,
+				  SPI_OK_DELETE);
+	store_leave(&frame);
+}
+
+static void
+insert_by_sql(const KeyName *name, Datum *values, const bool *nulls)
+{
+	StoreFrame	frame;
+	char		spi_nulls[KEY_COLUMNS];
+
+	for (int i = 0; i < KEY_COLUMNS; i++)
+		spi_nulls[i] = nulls[i] ? 'n' : ' ';
+	store_enter(&frame, name->schema, STORE_KEYS, RowExclusiveLock);
+	store_execute(&frame, &plan_insert_key, values, spi_nulls, SPI_OK_INSERT);
+	store_leave(&frame);
+}
+
 void
 store_insert_key(const KeyName *name, const StoredKey *key,
 				 bool replaces_expired)
 {
-	const Response *response = &key->response;
-	StoreFrame	frame;
-	Datum		values[13];
-	char		nulls[13];
+	MemoryContext caller = CurrentMemoryContext;
+	Datum		values[KEY_COLUMNS];
+	bool		nulls[KEY_COLUMNS];
+	bool		inserted = false;
 
-	memset(nulls, ' ', sizeof(nulls));
-	values[0] = UUIDPGetDatum(&name->id);
-	values[1] = PointerGetDatum(name->scope);
-	values[2] = PointerGetDatum(name->key);
-	store_set_nullable(values, nulls, 3, store_fingerprint(&key->fingerprint));
-	values[4] = Int32GetDatum(key->attempt);
-	values[5] = Int32GetDatum(response->status);
-	nulls[5] = response->has_status ? ' ' : 'n';
-	store_set_nullable(values, nulls, 6, response->headers);
-	store_set_nullable(values, nulls, 7, response->response);
-	store_set_nullable(values, nulls, 8, response->body);
-	values[9] = TimestampTzGetDatum(key->first_seen_at);
-	values[10] = TimestampTzGetDatum(key->finished_at);
-	values[11] = TimestampTzGetDatum(key->expires_at);
-	values[12] = BoolGetDatum(response->failed);
-	nulls[12] = response->failed ? ' ' : 'n';	/* null takes no room */
-
-	store_enter(&frame, name->schema, STORE_KEYS, RowExclusiveLock);
+	form_key_row(name, key, values, nulls);
 	if (replaces_expired)
+		delete_expired_key(name, key->finished_at);
+	PG_TRY();
 	{
-		Datum		expired[2] = {values[0], values[10]};
-
-		store_execute(&frame, &plan_delete_expired_key, expired, NULL,
-					  SPI_OK_DELETE);
+		inserted = direct_insert(name->schema, STORE_KEYS,
+								 key_types, KEY_COLUMNS, values, nulls);
 	}
-	store_execute(&frame, &plan_insert_key, values, nulls, SPI_OK_INSERT);
-	store_leave(&frame);
+	PG_CATCH();
+	{
+		store_rethrow_conflict(caller, name->schema, STORE_KEYS);
+	}
+	PG_END_TRY();
+	if (!inserted)
+		insert_by_sql(name, values, nulls);
 }
 
 bool

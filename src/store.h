@@ -78,8 +78,11 @@ typedef struct Stored
 	StoredClaim claim;
 } Stored;
 
-/* Read a key and its claim, both in one snapshot. */
-extern void store_read(const KeyName *name, Stored *stored);
+/*
+ * Read a key and its claim, both in one snapshot.  locked: the caller holds
+ * the key's lock, so nobody changes them meanwhile.
+ */
+extern void store_read(const KeyName *name, bool locked, Stored *stored);
 
 /*
  * Insert a finished key.  If replaces_expired, a row of the key that has

@@ -113,8 +113,8 @@ store_plan(StoreFrame *frame, StorePlan *plan)
  * prune of this very key, is for the caller a conflict that a retry settles,
  * never a unique violation that it would have to interpret.
  */
-static void
-store_rethrow_conflict(StoreFrame *frame)
+void
+store_rethrow_conflict(MemoryContext caller, Oid schema, const char *table)
 {
 	ErrorData  *edata;
 	bool		unique_violation = geterrcode() == ERRCODE_UNIQUE_VIOLATION;
@@ -122,14 +122,14 @@ store_rethrow_conflict(StoreFrame *frame)
 	if (!unique_violation && geterrcode() != ERRCODE_T_R_SERIALIZATION_FAILURE)
 		PG_RE_THROW();
 
-	MemoryContextSwitchTo(frame->caller);
+	MemoryContextSwitchTo(caller);
 	edata = CopyErrorData();
 	FlushErrorState();
 	if (unique_violation)
 	{
 		if (edata->table_name == NULL || edata->schema_name == NULL ||
-			strcmp(edata->table_name, frame->table) != 0 ||
-			strcmp(edata->schema_name, get_namespace_name(frame->schema)) != 0)
+			strcmp(edata->table_name, table) != 0 ||
+			strcmp(edata->schema_name, get_namespace_name(schema)) != 0)
 			ReThrowError(edata);	/* a trigger's own business */
 		edata->sqlerrcode = ERRCODE_T_R_SERIALIZATION_FAILURE;
 		edata->message = pstrdup("could not serialize access to an idempotency key due to a concurrent change");
@@ -155,7 +155,7 @@ store_execute(StoreFrame *frame, StorePlan *plan, Datum *values,
 	}
 	PG_CATCH();
 	{
-		store_rethrow_conflict(frame);
+		store_rethrow_conflict(frame->caller, frame->schema, frame->table);
 	}
 	PG_END_TRY();
 
@@ -188,11 +188,8 @@ store_fetch_varlena(StoreFrame *frame, int row, int col)
 }
 
 void
-store_fetch_fingerprint(StoreFrame *frame, int row, int col,
-						Fingerprint *result)
+store_set_fingerprint(bytea *value, Fingerprint *result)
 {
-	bytea	   *value = store_fetch_varlena(frame, row, col);
-
 	result->len = 0;
 	if (value == NULL)
 		return;
@@ -201,6 +198,13 @@ store_fetch_fingerprint(StoreFrame *frame, int row, int col,
 	result->len = VARSIZE_ANY_EXHDR(value);
 	memcpy(result->bytes, VARDATA_ANY(value), result->len);
 	pfree(value);
+}
+
+void
+store_fetch_fingerprint(StoreFrame *frame, int row, int col,
+						Fingerprint *result)
+{
+	store_set_fingerprint(store_fetch_varlena(frame, row, col), result);
 }
 
 int64

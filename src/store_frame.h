@@ -68,6 +68,13 @@ extern void store_execute(StoreFrame *frame, StorePlan *plan, Datum *values,
 						  const char *nulls, int expected);
 
 /*
+ * To be called where an error of a write to the table was caught: throws it
+ * again, a conflict as 40001 with a hint.
+ */
+extern void store_rethrow_conflict(MemoryContext caller, Oid schema,
+								   const char *table) pg_attribute_noreturn();
+
+/*
  * Column col of a row that the frame's statement returned: by value, or
  * copied into the memory of the frame's caller and out of TOAST (NULL if
  * null), or as a fingerprint, or an interval as microseconds (0 if null).
@@ -81,6 +88,9 @@ extern int64 store_fetch_timespan(int row, int col);
 /* A nullable argument of a plan: NULL stands for null. */
 extern void store_set_nullable(Datum *values, char *nulls, int arg,
 							   const void *pointer);
+
+/* A palloc'd stored value, or NULL, as a fingerprint; frees the value. */
+extern void store_set_fingerprint(bytea *value, Fingerprint *result);
 
 /* A fingerprint as it is stored; NULL if there is none. */
 extern bytea *store_fingerprint(const Fingerprint *fingerprint);
