@@ -1,0 +1,161 @@
+-- Who may do what: nothing is for PUBLIC, the application needs EXECUTE alone, and row security hides no key.
+\set ECHO none
+\getenv dir PG_ABS_SRCDIR
+\set setup :dir '/setup.sql'
+\i :setup
+BEGIN;
+SELECT plan(65);
+
+CREATE TEMP VIEW objects AS
+	SELECT d.classid, d.objid, pg_describe_object(d.classid, d.objid, 0) AS what
+	FROM pg_depend d WHERE d.deptype = 'e' AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'idempotency');
+CREATE TEMP VIEW functions AS SELECT p.* FROM pg_proc p JOIN objects ON classid = 'pg_proc'::regclass AND objid = p.oid;
+CREATE TEMP VIEW relations AS SELECT c.* FROM pg_class c JOIN objects ON classid = 'pg_class'::regclass AND objid = c.oid;
+CREATE TEMP VIEW types AS SELECT t.* FROM pg_type t JOIN objects ON classid = 'pg_type'::regclass AND objid = t.oid WHERE t.typrelid NOT IN
+	(SELECT oid FROM relations WHERE relkind <> 'c');
+
+-- Enumerated from the catalogs.
+SELECT cmp_ok(count(*), '>=', 10::bigint, 'there are functions to look at') FROM functions;
+SELECT cmp_ok(count(*), '>=', 3::bigint, 'and tables and a view') FROM relations WHERE relkind IN ('r', 'v');
+SELECT is_empty($$SELECT proname FROM functions WHERE provolatile <> 'v'$$, 'every function is VOLATILE: all of them read the clock, a random number or a lock');
+SELECT is_empty($$SELECT proname FROM functions WHERE proparallel <> CASE proname WHEN 'idempotent_backoff' THEN 'r' ELSE 'u' END::"char"$$,
+	'no function may run in a parallel worker');
+SELECT is_empty($$SELECT proname FROM functions WHERE proisstrict$$, 'none is STRICT: a NULL key is an error, not a NULL answer');
+SELECT is_empty($$SELECT proname FROM functions WHERE prosecdef$$, 'none is SECURITY DEFINER');
+SELECT is_empty($$SELECT proname FROM functions WHERE proleakproof$$, 'none is LEAKPROOF');
+SELECT is_empty($$SELECT proname FROM functions WHERE proconfig IS NOT NULL$$, 'none has settings that would hide the caller''s');
+SELECT is_empty($$SELECT what FROM objects WHERE classid = 'pg_proc'::regclass AND obj_description(objid, 'pg_proc') IS NULL$$,
+	'every function has a COMMENT');
+SELECT is_empty($$SELECT oid::regclass FROM relations WHERE obj_description(oid, 'pg_class') IS NULL AND relkind IN ('r', 'v')$$,
+	'every table and view has one');
+SELECT is_empty($$SELECT oid::regtype FROM types WHERE obj_description(oid, 'pg_type') IS NULL AND typtype = 'c'$$, 'every type has one');
+SELECT is_empty($$SELECT proname FROM functions WHERE proowner <> (SELECT oid FROM pg_roles WHERE rolname = current_user)$$,
+	'every function belongs to who installed it');
+SELECT is_empty($$SELECT relname FROM relations WHERE relowner <> (SELECT oid FROM pg_roles WHERE rolname = current_user)$$,
+	'every table and view too');
+SELECT is_empty($$SELECT proname FROM functions, aclexplode(coalesce(proacl, acldefault('f', proowner))) a WHERE a.grantee <> proowner$$,
+	'no function is granted to anyone');
+SELECT is_empty($$SELECT relname FROM relations, aclexplode(coalesce(relacl, acldefault('r', relowner))) a WHERE a.grantee <> relowner$$,
+	'no table or view is');
+SELECT is_empty($$SELECT typname FROM types, aclexplode(coalesce(typacl, acldefault('T', typowner))) a WHERE a.grantee <> typowner AND typtype = 'c'$$,
+	'no type is');
+SELECT is_empty($$SELECT what FROM objects WHERE what !~ '^(function|table|view|type|composite type) ' AND what !~ 'idempoten'$$,
+	'there are no other objects');
+
+-- Even where the default privileges grant all.
+SAVEPOINT defaults;
+DROP EXTENSION idempotency CASCADE;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO PUBLIC;
+ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TABLES TO PUBLIC;
+CREATE EXTENSION idempotency SCHEMA public;
+SELECT is_empty($$SELECT relname FROM pg_class, aclexplode(relacl) a WHERE relname LIKE 'idempotency%' AND a.grantee = 0$$,
+	'nor where default privileges grant all to PUBLIC');
+ROLLBACK TO defaults;
+
+-- A role without any right.
+CREATE ROLE regress_idempotency_none;
+GRANT USAGE ON SCHEMA public TO regress_idempotency_none;
+CREATE FUNCTION pg_temp.sqlstate_of(command text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE command;
+	RETURN '00000';
+EXCEPTION WHEN OTHERS THEN
+	RETURN SQLSTATE;
+END $$;
+CREATE TEMP TABLE calls AS
+	SELECT format('SELECT public.%I(%s)', proname, (SELECT string_agg('NULL::' || format_type(a, NULL), ', ' ORDER BY n)
+		FROM unnest(proargtypes::oid[]) WITH ORDINALITY u(a, n))) AS call
+	FROM functions;
+GRANT SELECT ON calls TO PUBLIC;
+SET LOCAL ROLE regress_idempotency_none;
+SELECT is_empty($$SELECT call FROM calls WHERE pg_temp.sqlstate_of(call) <> '42501'$$, 'a role without a grant can call no function');
+SELECT throws_ok('TABLE public.' || t, '42501', NULL, 'nor read ' || t)
+FROM (VALUES ('idempotency_keys'), ('idempotency_claims'), ('idempotency_stalled')) v(t);
+RESET ROLE;
+
+-- The application's role: EXECUTE on the four, and nothing else.
+CREATE ROLE regress_idempotency_app;
+CREATE ROLE regress_idempotency_app2;
+GRANT USAGE ON SCHEMA public TO regress_idempotency_app, regress_idempotency_app2;
+GRANT EXECUTE ON FUNCTION idempotent_begin, idempotent_try_begin, idempotent_finish, idempotent_release, idempotent_checkpoint
+	TO regress_idempotency_app, regress_idempotency_app2;
+SET LOCAL ROLE regress_idempotency_app;
+SELECT is(outcome, 'started', 'with EXECUTE alone: begin') FROM idempotent_begin('app', 'k', '{"a": 1}');
+SELECT is(current_user, 'regress_idempotency_app'::name, 'who calls stays who it is');
+SELECT is(idempotent_finish('app', 'k', '"answer"'), '"answer"', 'finish');
+SELECT is(response, '"answer"', 'replay') FROM idempotent_begin('app', 'k', '{"a": 1}');
+SELECT is(outcome, 'mismatch', 'mismatch') FROM idempotent_try_begin('app', 'k', '{"a": 2}');
+SELECT is(outcome, 'started', 'begin another') FROM idempotent_try_begin('app', 'r');
+SELECT is(idempotent_release('app', 'r'), true, 'release');
+SELECT is(outcome, 'started', 'begin under lease') FROM idempotent_begin('app', 'l', lease => '1 hour');
+SELECT is(idempotent_checkpoint('app', 'l', 1, 'c') > now(), true, 'checkpoint');
+SELECT is(idempotent_finish('app', 'l', attempt => 1), NULL, 'finish');
+SELECT is(current_setting('search_path'), (SELECT reset_val FROM pg_settings WHERE name = 'search_path'), 'search_path is the caller''s again');
+SELECT throws_ok(command, '42501', NULL, command) FROM (VALUES
+	('TABLE idempotency_keys'),
+	('TABLE idempotency_claims'),
+	('TABLE idempotency_stalled'),
+	('INSERT INTO idempotency_keys DEFAULT VALUES'),
+	('UPDATE idempotency_keys SET expires_at = ''infinity'''),
+	('DELETE FROM idempotency_keys'),
+	('DELETE FROM idempotency_claims'),
+	('TRUNCATE idempotency_keys'),
+	('LOCK idempotency_keys'),
+	('SELECT idempotent_prune()'),
+	('SELECT idempotent_forget(''app'', ''k'')'),
+	('SELECT idempotent_lookup(''app'', ''k'')'),
+	('SELECT idempotent_resume(''1 min'')')) v(command);
+
+-- SET ROLE between begin and finish.
+SELECT is(outcome, 'started', 'begun by one role') FROM idempotent_begin('app', 'two roles');
+SET LOCAL ROLE regress_idempotency_app2;
+SELECT is(idempotent_finish('app', 'two roles', '"two"'), '"two"', 'finished by another');
+SET LOCAL ROLE regress_idempotency_app;
+SELECT is(response, '"two"', 'replayed to the first') FROM idempotent_begin('app', 'two roles');
+RESET ROLE;
+
+-- Administration is granted on its own.
+CREATE ROLE regress_idempotency_admin;
+GRANT USAGE ON SCHEMA public TO regress_idempotency_admin;
+GRANT EXECUTE ON FUNCTION idempotent_prune, idempotent_forget, idempotent_lookup, idempotent_resume TO regress_idempotency_admin;
+INSERT INTO idempotency_keys (id, scope, key, attempt, first_seen_at, finished_at, expires_at)
+	SELECT gen_random_uuid(), 'old', i::text, 1, now(), now(), now() FROM generate_series(1, 3) i;
+SET LOCAL ROLE regress_idempotency_admin;
+SELECT is(idempotent_prune(), 3::bigint, 'prune');
+SELECT is(outcome, 'replayed', 'lookup') FROM idempotent_lookup('app', 'two roles');
+SELECT is(idempotent_forget('app', 'two roles'), true, 'forget');
+SELECT is_empty($$SELECT FROM idempotent_resume('1 min')$$, 'resume');
+SELECT throws_ok($$SELECT idempotent_begin('app', 'k')$$, '42501', NULL, 'but not begin');
+RESET ROLE;
+
+-- Tables of a plain owner, under row security that is forced and shows nothing to anyone.
+CREATE ROLE regress_idempotency_owner;
+ALTER TABLE idempotency_keys OWNER TO regress_idempotency_owner;
+ALTER TABLE idempotency_claims OWNER TO regress_idempotency_owner;
+ALTER TABLE idempotency_keys ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+ALTER TABLE idempotency_claims ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY nothing ON idempotency_keys USING (false) WITH CHECK (false);
+CREATE POLICY nothing ON idempotency_claims USING (false) WITH CHECK (false);
+GRANT SELECT ON idempotency_keys TO regress_idempotency_app;
+SET LOCAL ROLE regress_idempotency_app;
+SELECT is_empty('TABLE idempotency_keys', 'row security hides every key from the application');
+SELECT is(response, '"answer"', 'which is not a free key for that') FROM idempotent_begin('app', 'k', '{"a": 1}');
+SELECT is(outcome, 'started', 'begin') FROM idempotent_begin('app', 'rls');
+SELECT is(idempotent_finish('app', 'rls', '"rls"'), '"rls"', 'finish');
+SELECT is(response, '"rls"', 'replay') FROM idempotent_begin('app', 'rls');
+SELECT is(outcome, 'started', 'begin under lease') FROM idempotent_begin('app', 'rls lease', lease => '1 microsecond');
+SELECT is(idempotent_release('app', 'rls lease', 1, retry_after => '0'), true, 'release');
+SELECT is(outcome || attempt, 'recovered2', 'takeover') FROM idempotent_begin('app', 'rls lease');
+SELECT is(idempotent_finish('app', 'rls lease', '1'), '1'::jsonb, 'finish');
+RESET ROLE;
+SET LOCAL ROLE regress_idempotency_owner;
+SELECT is_empty('TABLE idempotency_keys', 'forced, it hides them from the owner too');
+RESET ROLE;
+UPDATE idempotency_keys SET expires_at = now();
+SET LOCAL ROLE regress_idempotency_admin;
+SELECT is(idempotent_prune(), 4::bigint, 'prune, too, sees what is there');
+RESET ROLE;
+
+SELECT * FROM finish();
+ROLLBACK;

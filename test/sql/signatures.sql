@@ -1,0 +1,84 @@
+-- What applications build on: names, signatures, types, tables, and how the extension is declared.
+\set ECHO none
+\getenv dir PG_ABS_SRCDIR
+\set setup :dir '/setup.sql'
+\i :setup
+BEGIN;
+SELECT plan(23);
+SET LOCAL IntervalStyle = 'postgres';
+CREATE TEMP VIEW functions AS
+	SELECT p.* FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+	WHERE d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'idempotency');
+CREATE TEMP VIEW relations AS
+	SELECT c.* FROM pg_class c JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+	WHERE d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'idempotency');
+
+SELECT is(pg_get_function_arguments(oid) || ' -> ' || pg_get_function_result(oid), signature, proname || ' has the signature it is known by')
+FROM (VALUES
+	(1, 'idempotent_begin', 'scope text, key text, request jsonb DEFAULT NULL::jsonb, fingerprint bytea DEFAULT NULL::bytea, retention interval DEFAULT NULL::interval, first_sent timestamp with time zone DEFAULT NULL::timestamp with time zone, lease interval DEFAULT NULL::interval -> idempotent_attempt'),
+	(2, 'idempotent_try_begin', 'scope text, key text, request jsonb DEFAULT NULL::jsonb, fingerprint bytea DEFAULT NULL::bytea, retention interval DEFAULT NULL::interval, first_sent timestamp with time zone DEFAULT NULL::timestamp with time zone, lease interval DEFAULT NULL::interval -> idempotent_attempt'),
+	(3, 'idempotent_finish', 'scope text, key text, response jsonb DEFAULT NULL::jsonb, status integer DEFAULT NULL::integer, headers jsonb DEFAULT NULL::jsonb, body bytea DEFAULT NULL::bytea, attempt integer DEFAULT NULL::integer -> jsonb'),
+	(4, 'idempotent_release', 'scope text, key text, attempt integer DEFAULT NULL::integer, error text DEFAULT NULL::text, retry_after interval DEFAULT NULL::interval -> boolean'),
+	(5, 'idempotent_checkpoint', 'scope text, key text, attempt integer, checkpoint text, state jsonb DEFAULT NULL::jsonb, lease interval DEFAULT NULL::interval -> timestamp with time zone'),
+	(6, 'idempotent_resume', 'lease interval, max_keys integer DEFAULT 1, scope text DEFAULT NULL::text -> SETOF idempotent_claim'),
+	(7, 'idempotent_backoff', 'attempt integer, base interval DEFAULT ''00:01:00''::interval, cap interval DEFAULT ''01:00:00''::interval, jitter double precision DEFAULT 0 -> interval'),
+	(8, 'idempotent_lookup', 'scope text, key text -> SETOF idempotent_attempt'),
+	(9, 'idempotent_forget', 'scope text, key text -> boolean'),
+	(10, 'idempotent_prune', 'max_keys integer DEFAULT 10000 -> bigint')
+) v(n, name, signature) LEFT JOIN functions ON proname = name ORDER BY n;
+
+SELECT is_empty($$SELECT proname FROM functions GROUP BY proname HAVING count(*) > 1$$, 'no function is overloaded');
+SELECT is_empty(
+	$$SELECT f.proname FROM functions f JOIN pg_type t ON t.oid = f.prorettype WHERE t.typtype IN ('e', 'd', 'p')$$,
+	'none returns void, an enum or a domain');
+SELECT is_empty(
+	$$SELECT proname FROM functions WHERE coalesce(array_length(proargnames, 1), 0) <> pronargs OR '' = ANY (proargnames)$$,
+	'every parameter can be named');
+
+CREATE FUNCTION pg_temp.columns(rel regclass) RETURNS text LANGUAGE sql AS $$
+	SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod) || CASE WHEN attnotnull THEN ' NOT NULL' ELSE '' END, ', ' ORDER BY attnum)
+	FROM pg_attribute WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped
+$$;
+SELECT set_config('search_path', 'public', true) \g /dev/null
+SELECT is(pg_temp.columns((SELECT typrelid FROM pg_type WHERE oid = 'idempotent_attempt'::regtype)),
+	'outcome text, replayed boolean, attempt integer, status integer, headers jsonb, response jsonb, body bytea, checkpoint text, state jsonb, '
+	'first_seen_at timestamp with time zone, finished_at timestamp with time zone, expires_at timestamp with time zone, retry_after integer',
+	'the type idempotent_attempt');
+SELECT is(pg_temp.columns((SELECT typrelid FROM pg_type WHERE oid = 'idempotent_claim'::regtype)),
+	'scope text, key text, attempt integer, request jsonb, checkpoint text, state jsonb, first_seen_at timestamp with time zone, '
+	'lease_until timestamp with time zone',
+	'the type idempotent_claim');
+SELECT results_eq(
+	$$SELECT attname::text COLLATE "default" FROM pg_attribute WHERE attrelid = 'idempotency_keys'::regclass AND attnum > 0 ORDER BY attname COLLATE "C"$$,
+	$$VALUES ('attempt'), ('body'), ('expires_at'), ('fingerprint'), ('finished_at'), ('first_seen_at'), ('headers'), ('id'), ('key'),
+			 ('response'), ('scope'), ('status')$$,
+	'the columns of idempotency_keys');
+SELECT is_empty(
+	$$SELECT unnest(ARRAY['id', 'scope', 'key', 'fingerprint', 'request', 'attempt', 'checkpoint', 'state', 'last_error', 'retention',
+						  'first_seen_at', 'claimed_at', 'lease_until', 'retry_at'])
+	  EXCEPT SELECT attname FROM pg_attribute WHERE attrelid = 'idempotency_claims'::regclass$$,
+	'the columns of idempotency_claims');
+SELECT results_eq(
+	$$SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint
+	  WHERE conrelid IN ('idempotency_keys'::regclass, 'idempotency_claims'::regclass) AND contype = 'p' ORDER BY conrelid::regclass::text COLLATE "C"$$,
+	$$VALUES ('idempotency_claims', 'PRIMARY KEY (id)'), ('idempotency_keys', 'PRIMARY KEY (id)')$$,
+	'both tables have the id as primary key');
+SELECT is((SELECT count(*) FROM pg_index WHERE indrelid = 'idempotency_keys'::regclass AND indexrelid IN (
+	SELECT c.oid FROM pg_class c JOIN pg_am a ON a.oid = c.relam WHERE a.amname = 'brin')), 1::bigint, 'expiry is indexed by BRIN');
+
+-- The extension.
+SELECT is(e.extversion, a.default_version, 'the version installed is the control file''s')
+FROM pg_extension e JOIN pg_available_extensions a ON a.name = e.extname WHERE e.extname = 'idempotency';
+SELECT results_eq(
+	$$SELECT relocatable, superuser, trusted FROM pg_available_extension_versions WHERE name = 'idempotency' AND installed$$,
+	$$VALUES (false, true, false)$$,
+	'it is not relocatable, for superusers, and not trusted');
+SELECT results_eq(
+	$$SELECT c::regclass::text FROM pg_extension, unnest(extconfig) c WHERE extname = 'idempotency' ORDER BY c::regclass::text COLLATE "C"$$,
+	$$VALUES ('idempotency_claims'), ('idempotency_keys')$$,
+	'both tables are dumped');
+SELECT is_empty(
+	$$SELECT condition FROM pg_extension, unnest(extcondition) condition WHERE extname = 'idempotency' AND condition <> ''$$,
+	'with all their rows');
+SELECT * FROM finish();
+ROLLBACK;
