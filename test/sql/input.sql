@@ -4,7 +4,7 @@
 \set setup :dir '/setup.sql'
 \i :setup
 BEGIN;
-SELECT plan(138);
+SELECT plan(145);
 
 -- A transaction at work, which must not notice any of what follows.
 SELECT is(outcome, 'started', 'an attempt under way') FROM idempotent_begin('bystander', 'k', '{"a": 1}');
@@ -18,11 +18,12 @@ INSERT INTO calls VALUES
 	('idempotent_finish(%s, %s)'),
 	('idempotent_release(%s, %s)'),
 	('idempotent_checkpoint(%s, %s, 1, ''c'')'),
+	('idempotent_call(%s, %s, ''SELECT 1'')'),
 	('idempotent_lookup(%s, %s)'),
 	('idempotent_forget(%s, %s)');
 SELECT is_empty(
 	$$SELECT p.proname FROM pg_proc p
-	  WHERE p.pronamespace = 'public'::regnamespace AND p.proname LIKE 'idempotent\_%' AND p.proname <> 'idempotent_call'
+	  WHERE p.pronamespace = 'public'::regnamespace AND p.proname LIKE 'idempotent\_%'
 		AND p.proargnames @> ARRAY['scope', 'key'] AND NOT EXISTS (SELECT FROM calls WHERE call LIKE p.proname || '(%')$$,
 	'every function that takes scope and key is tried here');
 SELECT throws_ok('SELECT ' || format(call, 'NULL', '''k'''), 'IK400', NULL, format(call, 'NULL', '''k''')) FROM calls;

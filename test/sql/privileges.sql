@@ -4,7 +4,7 @@
 \set setup :dir '/setup.sql'
 \i :setup
 BEGIN;
-SELECT plan(65);
+SELECT plan(66);
 
 CREATE TEMP VIEW objects AS
 	SELECT d.classid, d.objid, pg_describe_object(d.classid, d.objid, 0) AS what
@@ -18,8 +18,9 @@ CREATE TEMP VIEW types AS SELECT t.* FROM pg_type t JOIN objects ON classid = 'p
 SELECT cmp_ok(count(*), '>=', 10::bigint, 'there are functions to look at') FROM functions;
 SELECT cmp_ok(count(*), '>=', 3::bigint, 'and tables and a view') FROM relations WHERE relkind IN ('r', 'v');
 SELECT is_empty($$SELECT proname FROM functions WHERE provolatile <> 'v'$$, 'every function is VOLATILE: all of them read the clock, a random number or a lock');
-SELECT is_empty($$SELECT proname FROM functions WHERE proparallel <> CASE proname WHEN 'idempotent_backoff' THEN 'r' ELSE 'u' END::"char"$$,
-	'no function may run in a parallel worker');
+SELECT results_eq($$SELECT proname::text COLLATE "default", proparallel::text FROM functions WHERE proparallel <> 'u' ORDER BY proname$$,
+	$$VALUES ('idempotent_backoff', 'r'), ('idempotent_stats', 's'), ('idempotent_stats_reset', 's')$$,
+	'no function that reads or writes a key may run in a parallel worker');
 SELECT is_empty($$SELECT proname FROM functions WHERE proisstrict$$, 'none is STRICT: a NULL key is an error, not a NULL answer');
 SELECT is_empty($$SELECT proname FROM functions WHERE prosecdef$$, 'none is SECURITY DEFINER');
 SELECT is_empty($$SELECT proname FROM functions WHERE proleakproof$$, 'none is LEAKPROOF');
@@ -33,10 +34,14 @@ SELECT is_empty($$SELECT proname FROM functions WHERE proowner <> (SELECT oid FR
 	'every function belongs to who installed it');
 SELECT is_empty($$SELECT relname FROM relations WHERE relowner <> (SELECT oid FROM pg_roles WHERE rolname = current_user)$$,
 	'every table and view too');
-SELECT is_empty($$SELECT proname FROM functions, aclexplode(coalesce(proacl, acldefault('f', proowner))) a WHERE a.grantee <> proowner$$,
-	'no function is granted to anyone');
-SELECT is_empty($$SELECT relname FROM relations, aclexplode(coalesce(relacl, acldefault('r', relowner))) a WHERE a.grantee <> relowner$$,
-	'no table or view is');
+SELECT is_empty($$SELECT proname FROM functions, aclexplode(coalesce(proacl, acldefault('f', proowner))) a WHERE a.grantee <> proowner
+	  EXCEPT VALUES ('idempotent_stats'::name)$$,
+	'no function is granted to anyone, but for statistics');
+SELECT is_empty($$SELECT relname FROM relations, aclexplode(coalesce(relacl, acldefault('r', relowner))) a WHERE a.grantee <> relowner
+	  AND NOT (relkind = 'v' AND a.privilege_type = 'SELECT' AND a.grantee = 'pg_monitor'::regrole)$$,
+	'no table is, and views are to pg_monitor alone, to be read');
+SELECT is_empty($$SELECT proname FROM functions, aclexplode(proacl) a WHERE a.grantee <> proowner AND a.grantee <> 'pg_monitor'::regrole$$,
+	'nothing at all is to PUBLIC');
 SELECT is_empty($$SELECT typname FROM types, aclexplode(coalesce(typacl, acldefault('T', typowner))) a WHERE a.grantee <> typowner AND typtype = 'c'$$,
 	'no type is');
 SELECT is_empty($$SELECT what FROM objects WHERE what !~ '^(function|table|view|type|composite type) ' AND what !~ 'idempoten'$$,

