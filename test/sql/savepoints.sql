@@ -3,7 +3,7 @@
 \getenv dir PG_ABS_SRCDIR
 \set setup :dir '/setup.sql'
 \i :setup
-SELECT plan(69);
+SELECT plan(83);
 
 -- Where a key stands in this transaction: its lock, what lookup says, what is stored.
 CREATE FUNCTION pg_temp.stands(key text) RETURNS text LANGUAGE sql AS $$
@@ -162,5 +162,29 @@ SELECT is(pg_temp.begun('own'), 'replayed1', 'replayed in a savepoint');
 ROLLBACK TO a;
 SELECT ok(pg_temp.locked('s', 'own'), 'which is rolled back: the attempt''s own lock stays');
 ROLLBACK;
+
+-- More attempts than are looked through one by one.
+CREATE FUNCTION pg_temp.open_ones() RETURNS bigint LANGUAGE sql AS $$
+	SELECT count(*) FROM generate_series(1, 100) i, idempotent_lookup('many', i::text) WHERE outcome = 'in_progress'
+$$;
+BEGIN;
+SELECT is(count(*), 50::bigint, 'many: begun') FROM generate_series(1, 50) i, idempotent_begin('many', i::text) b WHERE outcome = 'started';
+SAVEPOINT a;
+SELECT is(count(*), 50::bigint, 'more after a savepoint') FROM generate_series(51, 100) i, idempotent_begin('many', i::text) b WHERE outcome = 'started';
+SELECT is(pg_temp.open_ones(), 100::bigint, 'all are open');
+SELECT is(count(idempotent_finish('many', i::text, '1')), 60::bigint, 'some are finished') FROM generate_series(11, 70) i;
+SELECT is(pg_temp.open_ones(), 40::bigint, 'the others are open');
+SELECT is(count(*), 60::bigint, 'the finished ones replay') FROM generate_series(11, 70) i, idempotent_begin('many', i::text) b WHERE replayed;
+ROLLBACK TO a;
+SELECT is(pg_temp.open_ones(), 50::bigint, 'ROLLBACK TO: those begun before are open again, all of them, and no others');
+SELECT is(count(*), 50::bigint, 'the others begin anew') FROM generate_series(51, 100) i, idempotent_begin('many', i::text) b WHERE outcome = 'started';
+SELECT is(bool_and(idempotent_release('many', i::text)), true, 'and are released') FROM generate_series(51, 100) i;
+SELECT is(count(*), 25::bigint, 'to be begun once more') FROM generate_series(51, 75) i, idempotent_begin('many', i::text) b WHERE outcome = 'started';
+SELECT throws_ok($$SELECT idempotent_begin('many', '75')$$, 'IK500', NULL, 'which is misuse of the newest attempt');
+SELECT throws_ok($$SELECT idempotent_finish('many', '76')$$, 'IK500', NULL, 'and of one that was released');
+RELEASE a;
+SELECT is(count(idempotent_finish('many', i::text, '2')), 75::bigint, 'all that are open are finished') FROM generate_series(1, 75) i;
+COMMIT;
+SELECT is(count(*), 75::bigint, 'and committed') FROM generate_series(1, 100) i, idempotent_lookup('many', i::text) WHERE response = '2';
 
 -- No finish(): pgTAP's own count is rolled back with the rest.
