@@ -263,7 +263,7 @@ attempt_begin(const AttemptRequest *request, AttemptResult *result)
 	{
 		case OUTCOME_STARTED:
 			if (request->lease > 0)
-				lease_claim(request, now, result);
+				lease_claim(request, &stored, now, result);
 			else
 				start_here(request, &stored, now, result);
 			return;				/* the lock is kept */

@@ -57,15 +57,21 @@ list_leased(const KeyName *name, int32 number)
 }
 
 void
-lease_claim(const AttemptRequest *request, TimestampTz now,
-			AttemptResult *result)
+lease_claim(const AttemptRequest *request, const Stored *stored,
+			TimestampTz now, AttemptResult *result)
 {
 	StoredClaim claim;
 
 	memset(&claim, 0, sizeof(claim));
 	claim.fingerprint = request->fingerprint;
 	claim.request = request->request;
-	claim.attempt = 1;
+
+	/*
+	 * Where the key's last life is still to be seen, numbers go on from it: a
+	 * worker that slept through the expiry must not hold a number that is
+	 * given out again.
+	 */
+	claim.attempt = stored->has_key ? stored->key.attempt + 1 : 1;
 	claim.retention = request->retention;
 	claim.lease = request->lease;
 	claim.first_seen_at = now;

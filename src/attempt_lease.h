@@ -18,8 +18,8 @@
 #include "attempt.h"
 
 /* Write a first claim, or take over one whose lease has ended. */
-extern void lease_claim(const AttemptRequest *request, TimestampTz now,
-						AttemptResult *result);
+extern void lease_claim(const AttemptRequest *request, const Stored *stored,
+						TimestampTz now, AttemptResult *result);
 extern void lease_take_over(const AttemptRequest *request,
 							const StoredClaim *claim, TimestampTz now,
 							AttemptResult *result);

@@ -109,6 +109,10 @@ find_parameters(const char *command, Jsonb *args, bool by_value,
 	/* As for Parse on the wire: types follow from where parameters stand. */
 	(void) parse_analyze_varparams(linitial_node(RawStmt, statements), command,
 								   &params->types, &params->n, NULL);
+
+	/* What args has beyond the statement's last parameter is none. */
+	while (params->n > 0 && !OidIsValid(params->types[params->n - 1]))
+		params->n--;
 }
 
 /* The text that a value has where a literal of its type is read. */

@@ -8,7 +8,7 @@
 CREATE FUNCTION pg_temp.end_lease(key text) RETURNS text LANGUAGE sql AS $$
 	UPDATE idempotency_claims c SET lease_until = clock_timestamp() WHERE c.key = end_lease.key RETURNING 'ended'
 $$;
-SELECT plan(57);
+SELECT plan(62);
 CREATE FUNCTION pg_temp.claim(key text) RETURNS text LANGUAGE sql AS $$
 	SELECT concat_ws(' ', attempt, checkpoint, state, CASE WHEN lease_until > clock_timestamp() THEN 'live' ELSE 'ended' END)
 	FROM idempotency_claims c WHERE c.key = claim.key
@@ -117,4 +117,11 @@ SELECT is(outcome, 'recovered', 'does not end a claim') FROM idempotent_begin('s
 SELECT is(idempotent_prune(), 0::bigint, 'prune leaves it alone');
 SELECT is(idempotent_finish('s', 'old', attempt => 2), NULL, 'it can be finished');
 SELECT is_empty($$SELECT FROM idempotent_lookup('s', 'old')$$, 'and is expired by then');
+
+-- A key that starts over while its last life is still to be seen does not give the same numbers out again.
+SELECT is(attempt, 1, 'a first life') FROM idempotent_begin('again', 'k', lease => '1 hour', retention => '1 microsecond');
+SELECT lives_ok($$SELECT idempotent_finish('again', 'k', attempt => 1)$$, 'finished, and expired at once');
+SELECT is(outcome || attempt, 'started2', 'the second life begins with the next number') FROM idempotent_begin('again', 'k', lease => '1 hour');
+SELECT throws_ok($$SELECT idempotent_finish('again', 'k', attempt => 1)$$, 'IK410', NULL, 'so that a worker of the first is refused');
+SELECT lives_ok($$SELECT idempotent_finish('again', 'k', attempt => 2)$$, 'and that of the second is not');
 -- No finish(): pgTAP's own count is rolled back with the rest.
