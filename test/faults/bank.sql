@@ -16,6 +16,9 @@ CREATE TABLE bank.effect (
 -- Work on keys that expire in seconds and are used again.
 CREATE TABLE bank.brief (key text NOT NULL, first_seen_at timestamptz NOT NULL, retention interval NOT NULL);
 
+-- Work on the messages of a queue, which come more than once and in batches.
+CREATE TABLE bank.message (key text NOT NULL);
+
 -- Move money and write it down; the number of the entry.
 CREATE FUNCTION bank.move(key text, phase text, src integer, dst integer, amount integer) RETURNS bigint
 	LANGUAGE plpgsql AS $$
@@ -50,6 +53,13 @@ CREATE FUNCTION bank.work(k text, request jsonb) RETURNS jsonb LANGUAGE sql AS $
 	SELECT jsonb_build_object('entry', bank.move(k, 'transfer', (request->>'src')::integer,
 							  (request->>'dst')::integer, (request->>'amount')::integer))
 $$;
+
+-- Work that fails, the same way whenever it is tried, but for a number that tells one try from the next.
+CREATE FUNCTION bank.refuse(k text, request jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM bank.work(k, request);
+	RAISE EXCEPTION 'declined, %', gen_random_uuid();
+END $$;
 
 GRANT USAGE ON SCHEMA idem, bank TO app;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA idem TO app;

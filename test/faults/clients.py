@@ -17,6 +17,8 @@ RETRY = {
     "IK409": "lease held by another",
     "IK410": "overtaken, refused",
 }
+# What is told of a prepared transaction that someone else has settled or is settling.
+MANAGED = ("42704", "55000")
 LEASE = 0.4
 
 
@@ -70,6 +72,9 @@ class Request:
 
 
 class Client(threading.Thread):
+    never = None                            # what this one's work cannot be told
+    never_ends_before_the_others = False    # they could not end without it
+
     def __init__(self, machine, name, seed):
         super().__init__(name=name, daemon=True)
         self.machine = machine
@@ -83,7 +88,8 @@ class Client(threading.Thread):
 
     def run(self):
         try:
-            while not self.machine.enough.is_set():
+            end = self.machine.all_answered if self.never_ends_before_the_others else self.machine.enough
+            while not end.is_set():
                 self.work()
         except Exception as error:          # a bug of the machine's own must not look like a pass
             self.machine.violation("the machine itself failed", f"{self.name}: {error!r}")
@@ -105,11 +111,37 @@ class Client(threading.Thread):
             if found is not None:
                 replayed, answer = found
                 self.answered(request, replayed, answer)
+                self.spot_check(request)
                 return
             tries += 1
             self.tally["retries"] += 1
             self.back_off(tries)
         self.machine.unanswered(request)
+
+    def spot_check(self, request):
+        """A key that has its answer: it can be looked up, and serves no other request."""
+        draw = self.rng.random()
+        if not self.machine.whole or draw > 0.03:
+            return
+        if draw < 0.015:
+            self.attempt(lambda: self.look_up(request))
+        else:
+            self.attempt(lambda: self.misuse(request))
+
+    def look_up(self, request):
+        found = self.connection().query("SELECT outcome, response FROM idempotent_lookup('bank', $1)", request.key)
+        if found != [("replayed", request.answer)]:
+            self.machine.violation("a finished key is not found", f"{request.key!r}: {found}, not {request.answer}")
+        self.tally["keys looked up"] += 1
+
+    def misuse(self, request):
+        try:
+            self.connection().query("SELECT outcome FROM idempotent_begin('bank', $1, request => '{}')", request.key)
+            self.machine.violation("another request was served", repr(request.key))
+        except pq.Failed as failed:
+            if failed.sqlstate != "IK422":
+                raise
+            self.tally["other requests refused"] += 1
 
     def back_off(self, tries):
         time.sleep(min(0.2, 0.002 * 2 ** min(tries, 8)) * self.rng.uniform(0.5, 1))
@@ -138,7 +170,7 @@ class Client(threading.Thread):
             self.doubt = self.doubt or self.committing
             self.disconnect()
         except pq.Failed as failed:
-            if failed.sqlstate in RETRY:
+            if failed.sqlstate in RETRY and failed.sqlstate != self.never:
                 self.tally["told: " + RETRY[failed.sqlstate]] += 1
             else:
                 self.machine.violation("an error that no fault explains", f"{self.name}: {failed}")
@@ -209,10 +241,10 @@ def by_procedure(self, request):
 def by_call(self, request):
     conn = self.connection()
     self.committing = True
-    body = request.body(self.rng)
+    work = "refuse" if request.declined() else "work"
     [(outcome, answer)] = conn.query(
-        "SELECT outcome, response FROM idempotent_call('bank', $1, 'SELECT bank.work($1, $2)',"
-        " jsonb_build_array($1::text, $2::jsonb), request => $2::jsonb)", request.key, body)
+        f"SELECT outcome, response FROM idempotent_call('bank', $1, 'SELECT bank.{work}($1, $2)',"
+        " jsonb_build_array($1::text, $2::jsonb), remember_errors => true)", request.key, request.body(self.rng))
     return outcome == "replayed", answer
 
 
@@ -238,11 +270,18 @@ def by_transaction(level):
     def run(self, request):
         conn = self.connection()
         in_the_middle = self.begin(conn, level)
-        [(outcome, answer)] = conn.query("SELECT outcome, response FROM idempotent_begin('bank', $1, request => $2)",
+        patient = not self.machine.whole or self.rng.random() < 0.8
+        begin = "idempotent_begin" if patient else "idempotent_try_begin"
+        [(outcome, answer)] = conn.query(f"SELECT outcome, response FROM {begin}('bank', $1, request => $2)",
                                          request.key, request.body(self.rng))
         if outcome == "replayed":
             conn.command("COMMIT")
             return True, answer
+        if outcome == "in_progress" and not patient:
+            self.tally["told: in progress"] += 1
+            raise Again
+        if outcome not in ("started", "recovered"):
+            self.machine.violation("an outcome that no fault explains", outcome)
         in_the_middle()
         if request.declined():
             answer = decline(conn, request)
@@ -253,6 +292,31 @@ def by_transaction(level):
             conn.query("SELECT mutant.unlock('bank', $1)", request.key)
         return False, answer
     return run
+
+
+def by_two_phases(self, request):
+    """PREPARE TRANSACTION, COMMIT PREPARED. What is lost in between is for the transaction manager, see Manager."""
+    conn = self.connection()
+    in_the_middle = self.begin(conn)
+    [(outcome, answer)] = conn.query("SELECT outcome, response FROM idempotent_begin('bank', $1, request => $2)",
+                                     request.key, request.body(self.rng))
+    if outcome == "replayed":
+        conn.command("COMMIT")
+        return True, answer
+    answer = finish(conn, request, move(conn, request, "transfer", request.src, request.dst))
+    in_the_middle()
+    name = f"{self.name} {self.tally['connections']} {self.rng.getrandbits(64):x}"
+    self.committing = True
+    conn.command(f"PREPARE TRANSACTION '{name}'")
+    try:
+        conn.command(f"COMMIT PREPARED '{name}'")
+    except pq.Failed as failed:
+        if failed.sqlstate not in MANAGED:
+            raise
+        self.tally["prepared transactions settled by another"] += 1
+        raise Again
+    self.committing = False
+    return False, answer
 
 
 def key_apart(self, request):
@@ -356,6 +420,7 @@ MODES = {
     "SERIALIZABLE": by_transaction("SERIALIZABLE"),
     "lease": by_lease,
     "idempotent_call": by_call,
+    "two-phase commit": by_two_phases,
     "key apart": key_apart,
 }
 
@@ -381,6 +446,29 @@ class Resumer(Client):
         return claims
 
 
+class Manager(Client):
+    """A transaction manager: settles what was prepared and then left, either way, since nobody has an answer of it."""
+
+    never_ends_before_the_others = True
+
+    def work(self):
+        time.sleep(self.rng.uniform(0.02, 0.1))
+        self.attempt(self.settle)
+
+    def settle(self):
+        conn = self.connection()
+        for [name] in conn.query("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
+                                 " AND prepared < clock_timestamp() - interval '200 ms'"):
+            verb = self.rng.choice(("COMMIT", "ROLLBACK"))
+            try:
+                conn.command(f"{verb} PREPARED '{name}'")
+                self.tally["prepared transactions settled by the manager"] += 1
+            except pq.Failed as failed:
+                if failed.sqlstate not in MANAGED:
+                    raise
+        return True
+
+
 class Brief(Client):
     """Work on keys that expire in less than a second and are used again at once, while prune removes them."""
 
@@ -403,6 +491,37 @@ class Brief(Client):
         conn.command("COMMIT")
         self.tally["brief keys " + ("replayed" if outcome == "replayed" else "used")] += 1
         return outcome
+
+
+class Inbox(Client):
+    """A consumer of a queue that delivers at least once, in batches that overlap with those of others."""
+
+    never = "40P01"     # batches take their keys in one order
+
+    def work(self):
+        self.tally["requests"] += 1
+        first = self.machine.next_message(self.rng.randint(0, 8))
+        size = 250 if self.rng.random() < 0.03 else self.rng.randint(1, 25)
+        batch = [f"message {first + n}" for n in self.rng.sample(range(-2 * size, size), size)]
+        self.attempt(lambda: self.consume(batch))
+        time.sleep(self.rng.uniform(0, 0.02))
+
+    def consume(self, batch):
+        conn = self.connection()
+        in_the_middle = self.begin(conn, self.rng.choice(("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")))
+        new = [row[0] for row in conn.query("SELECT idempotent_begin_many('inbox', $1)", array(batch))]
+        if new:
+            conn.query("INSERT INTO bank.message SELECT unnest($1::text[])", array(new))
+            in_the_middle()
+            conn.query("SELECT idempotent_finish_many('inbox', $1)", array(new))
+        conn.command("COMMIT")
+        self.tally["messages new"] += len(new)
+        self.tally["messages known"] += len(batch) - len(new)
+        return batch
+
+
+def array(keys):
+    return "{" + ",".join(f'"{key}"' for key in keys) + "}"
 
 
 class Pruner(Client):

@@ -29,7 +29,8 @@ max_wal_senders = 5
 wal_keep_size = 256MB
 wal_retrieve_retry_interval = 100ms
 hot_standby_feedback = on
-max_connections = 80
+max_connections = 150
+max_prepared_transactions = 50
 shared_buffers = 64MB
 checkpoint_timeout = 30s
 max_wal_size = 256MB
@@ -77,7 +78,7 @@ class Cluster:
         pq.load(ask("--libdir"))
         self.folder = tempfile.mkdtemp(prefix="faults.")
         self.primary, self.standby = "a", None
-        self.pooler = None
+        self.pooler, self.wire = None, False
         for name in ("a", "b", "pooler", "proxy"):
             os.mkdir(f"{self.folder}/{name}", 0o700)
         self.proxy = proxy.Proxy([(f"{self.folder}/proxy/.s.PGSQL.1", f"{self.folder}/current/.s.PGSQL.5432"),
@@ -89,13 +90,13 @@ class Cluster:
         """Straight to a server, as its superuser."""
         host = f"{self.folder}/{node}" if node else f"{self.folder}/current"
         return pq.Connection(host=host, port=5432, dbname=database, user="postgres", application_name="faults admin",
-                             sslmode="disable", gssencmode="disable", connect_timeout=30,
+                             sslmode="disable", gssencmode="disable",
                              options="-c statement_timeout=0 -c lock_timeout=0 -c client_min_messages=error", **more)
 
     def client(self, database, pooled):
         """Through the proxy, as the application."""
         return pq.Connection(host=f"{self.folder}/proxy", port=2 if pooled else 1, dbname=database, user="app",
-                             sslmode="disable", gssencmode="disable", connect_timeout=30)
+                             sslmode="disable", gssencmode="disable")
 
     def admin_when_up(self, database="bank", patience=60):
         end = time.monotonic() + patience
@@ -131,7 +132,7 @@ class Cluster:
         except OSError:
             return ""
 
-    def start(self):
+    def start(self, wire=True):
         self.run("initdb", "-D", self.data("a"), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C",
                  "--no-sync")
         self.configure("a")
@@ -139,8 +140,10 @@ class Cluster:
         self.point("a")
         with self.admin("postgres") as admin:
             admin.command("CREATE ROLE app LOGIN")
-        self.start_pooler()
-        self.proxy.start()
+        self.wire = wire
+        if wire:
+            self.start_pooler()
+            self.proxy.start()
 
     def configure(self, name):
         with open(f"{self.data(name)}/postgresql.auto.conf", "a") as conf:
@@ -248,7 +251,8 @@ class Cluster:
     # --- the end ---
 
     def stop(self):
-        self.proxy.stop()
+        if self.wire:
+            self.proxy.stop()
         if self.pooler is not None and self.pooler.poll() is None:
             self.pooler.send_signal(signal.SIGKILL)
             self.pooler.wait()

@@ -40,16 +40,17 @@ class Machine:
     """One database with its clients, run in rounds; each round ends at rest and with empty books."""
 
     def __init__(self, cluster, database, seed, number, modes, pooled=0.4, stalls=0.01, patience=60, unlock=False,
-                 background=True):
+                 whole=True, inbox=False):
         self.cluster, self.database, self.seed, self.number = cluster, database, seed, number
         self.modes, self.stalls, self.patience, self.unlock = modes, stalls, patience, unlock
         self.pooled = pooled if cluster_module.POOLER else 0
-        self.background = background
+        self.whole, self.inbox = whole, inbox
         self.lock = threading.Lock()
         self.tally = collections.Counter()
         self.violations = collections.Counter()
         self.examples = []
         self.outside_calls = 0
+        self.messages = 0
         self.rounds = 0
 
     # --- for the clients ---
@@ -72,6 +73,11 @@ class Machine:
             self.recent.append(request)
             return request
 
+    def next_message(self, step):
+        with self.lock:
+            self.messages += step
+            return self.messages
+
     def request(self, key):
         return self.requests[key]
 
@@ -89,7 +95,7 @@ class Machine:
 
     def round(self, seconds, fault_kinds, stop_at_violation=False):
         self.rounds += 1
-        self.enough, self.abandon = threading.Event(), threading.Event()
+        self.enough, self.all_answered, self.abandon = threading.Event(), threading.Event(), threading.Event()
         self.requests, self.recent = {}, collections.deque(maxlen=40)
         self.outside = clients.Outside()
         rng = random.Random(f"{self.seed} {self.database} {self.rounds}")
@@ -111,8 +117,12 @@ class Machine:
         crew = [clients.Client(self, f"client {n}", rng.random()) for n in range(self.number)]
         if "lease" in self.modes:
             crew.append(clients.Resumer(self, "resumer", rng.random()))
-        if self.background:
+        if self.whole:
             crew += [clients.Brief(self, f"brief {n}", rng.random()) for n in range(2)]
+        if "two-phase commit" in self.modes:
+            crew.append(clients.Manager(self, "manager", rng.random()))
+        if self.inbox:
+            crew += [clients.Inbox(self, f"inbox {n}", rng.random()) for n in range(2)]
         crew.append(clients.Pruner(self, "pruner", rng.random()))
         return crew
 
@@ -120,11 +130,14 @@ class Machine:
         """Everyone finishes the request at hand, under cuts still, but nothing is killed any more."""
         self.enough.set()
         end = time.monotonic() + self.patience
-        for client in crew:
+        for client in sorted(crew, key=lambda client: client.never_ends_before_the_others):
+            if client.never_ends_before_the_others:
+                self.all_answered.set()
             client.join(max(0, end - time.monotonic()))
         if any(client.is_alive() for client in crew):
             self.tell_who_waits()
             self.abandon.set()
+            self.all_answered.set()
             end = time.monotonic() + 30
             for client in crew:
                 client.join(max(0, end - time.monotonic()))
@@ -175,7 +188,7 @@ class Machine:
 
     def empty_the_books(self):
         with self.cluster.admin_when_up(self.database) as admin:
-            admin.command("UPDATE bank.account SET base = balance; TRUNCATE bank.effect, bank.brief;"
+            admin.command("UPDATE bank.account SET base = balance; TRUNCATE bank.effect, bank.brief, bank.message;"
                           " TRUNCATE idem.idempotency_keys, idem.idempotency_claims")
 
 
@@ -209,17 +222,22 @@ def make_database(cluster, name, sql=""):
 
 
 def modes_there_are(cluster, database):
-    modes = ["procedure", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE", "lease"]
-    with cluster.admin(database) as admin:
-        if admin.value("SELECT to_regproc('idem.idempotent_call')") is not None:
-            modes.append("idempotent_call")
+    modes = ["procedure", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE", "two-phase commit", "lease"]
+    if has_function(cluster, database, "idempotent_call"):
+        modes.append("idempotent_call")
     return modes
+
+
+def has_function(cluster, database, name):
+    with cluster.admin(database) as admin:
+        return admin.value("SELECT to_regproc('idem.' || $1)", name) is not None
 
 
 def run_product(cluster, options, verdict):
     make_database(cluster, "bank")
     modes = modes_there_are(cluster, "bank")
-    machine = Machine(cluster, "bank", options.seed, options.clients, modes)
+    machine = Machine(cluster, "bank", options.seed, options.clients, modes,
+                      inbox=has_function(cluster, "bank", "idempotent_begin_many"))
     started = time.monotonic()
     remaining = options.seconds
     length = min(60, max(20, options.seconds / 2))
@@ -250,6 +268,8 @@ def report(machine, cluster, modes, seconds):
         print("SKIPPED: PgBouncer, which is not installed")
     if "idempotent_call" not in modes:
         print("SKIPPED: idempotent_call, which the extension does not have")
+    if not machine.inbox:
+        print("SKIPPED: idempotent_begin_many, which the extension does not have")
     lines("requests", [("requests", tally["requests"]), ("different keys", tally["keys"])]
           + [("answers by " + mode, tally["answers by " + mode]) for mode in modes]
           + [(name, tally[name]) for name in ("retries", "replays", "connections", "lost connections")]
@@ -265,7 +285,10 @@ def report(machine, cluster, modes, seconds):
           + [("writes of overtaken attempts refused", tally["told: overtaken, refused"]),
              ("calls to the outside service", machine.outside_calls)])
     lines("beside it", [(name, tally[name]) for name in
-                        ("brief keys used", "brief keys replayed", "prunes", "keys pruned")])
+                        ("keys looked up", "other requests refused", "prepared transactions settled by the manager",
+                         "prepared transactions settled by another",
+                         "brief keys used", "brief keys replayed", "messages new", "messages known", "prunes",
+                         "keys pruned")])
     kinds = fault_counts(machine, cluster)
     lines(f"faults: {sum(kinds.values())}", kinds.items())
     lines("looks at the books while everyone was at work", [("looks", tally["looks"])])
@@ -298,7 +321,8 @@ def judge_product(machine, cluster, verdict):
         if cluster_module.POOLER or kind != "restart PgBouncer":
             verdict.add(count > 0, "it happened: " + kind)
     for name in ("replays", "lost answers found again", "takeovers by begin", "takeovers by resume",
-                 "told: overtaken, refused", "keys pruned", "looks"):
+                 "told: overtaken, refused", "prepared transactions settled by the manager", "other requests refused",
+                 "keys looked up", "keys pruned", "looks"):
         verdict.add(machine.tally[name] > 0, "it happened: " + name)
 
 
@@ -311,7 +335,7 @@ def run_mutants(cluster, options, verdict):
         database = f"mutant_{number}"
         make_database(cluster, database, mutant.sql)
         machine = Machine(cluster, database, options.seed, options.clients, mutant.modes, pooled=mutant.pooled,
-                          stalls=mutant.stalls, patience=mutant.patience, unlock=mutant.unlock, background=False)
+                          stalls=mutant.stalls, patience=mutant.patience, unlock=mutant.unlock, whole=False)
         started = time.monotonic()
         sys.stdout.flush()
         with Quiet(mutant.expected):

@@ -1,6 +1,7 @@
 # What must be true at every moment, read in one snapshot, whatever the clients are just doing.
 
 FINAL = "e.phase IN ('transfer', 'credit')"
+DECLINED = "(k.response ? 'declined' OR k.response ? 'error')"
 
 QUERIES = (
     ("the sum of all balances changed",
@@ -17,16 +18,16 @@ QUERIES = (
 
     ("work without its key",
      f"SELECT e.key, e.phase, e.id FROM bank.effect e WHERE {FINAL} AND NOT EXISTS ("
-     " SELECT FROM idem.idempotency_keys k WHERE k.scope = 'bank' AND k.key = e.key AND k.status = 200"
+     f" SELECT FROM idem.idempotency_keys k WHERE k.scope = 'bank' AND k.key = e.key AND NOT {DECLINED}"
      " AND k.response @> jsonb_build_object('entry', e.id))"),
 
     ("a key without its work",
-     "SELECT k.key, k.response FROM idem.idempotency_keys k WHERE k.scope = 'bank' AND k.status = 200"
+     f"SELECT k.key, k.response FROM idem.idempotency_keys k WHERE k.scope = 'bank' AND NOT {DECLINED}"
      f" AND NOT EXISTS (SELECT FROM bank.effect e WHERE e.key = k.key AND {FINAL})"),
 
     ("a declined request with work",
      "SELECT k.key FROM idem.idempotency_keys k JOIN bank.effect e ON e.key = k.key"
-     " WHERE k.scope = 'bank' AND k.status = 402"),
+     f" WHERE k.scope = 'bank' AND {DECLINED}"),
 
     ("a first phase that neither a claim nor a key knows of",
      "SELECT e.key FROM bank.effect e WHERE e.phase = 'debit'"
@@ -50,11 +51,19 @@ QUERIES = (
      "SELECT key, first_seen_at, previous, kept FROM (SELECT key, first_seen_at,"
      " lag(first_seen_at) OVER w AS previous, lag(retention) OVER w AS kept FROM bank.brief"
      " WINDOW w AS (PARTITION BY key ORDER BY first_seen_at)) AS uses WHERE first_seen_at < previous + kept"),
+
+    ("a message was consumed twice",
+     "SELECT key, count(*) FROM bank.message GROUP BY key HAVING count(*) > 1"),
+
+    ("a message consumed without its key, or a key without its message",
+     "SELECT key FROM bank.message m FULL JOIN (SELECT key FROM idem.idempotency_keys WHERE scope = 'inbox') AS k"
+     " USING (key) WHERE m.* IS NULL OR k.* IS NULL"),
 )
 
 # When every client has its answer nothing is under way any more.
 AT_REST = (
     ("a claim is left", "SELECT scope, key, attempt, checkpoint, lease_until FROM idem.idempotency_claims"),
+    ("a prepared transaction is left", "SELECT gid, prepared FROM pg_prepared_xacts"),
     ("a lock is left", "SELECT pid, objid, mode, granted FROM pg_locks WHERE locktype = 'advisory'"),
 )
 

@@ -5,9 +5,12 @@
 
 import ctypes
 import ctypes.util
+import select
 
 BAD = 1
-COMMAND_OK, TUPLES_OK = 1, 2
+READING, WRITING, CONNECTED = 1, 2, 3
+CONNECT_SECONDS = 30
+EMPTY_QUERY, COMMAND_OK, TUPLES_OK, COPY_OUT, COPY_IN = 0, 1, 2, 3, 4
 
 # The server says so, or the pooler, when the session has ended: FATAL, whatever the client does next.
 SESSION_ENDED = ("08", "57P", "25P03", "25P04")
@@ -51,7 +54,9 @@ def load(libdir):
     strings = ctypes.POINTER(string)
     receiver = ctypes.CFUNCTYPE(None, pointer, pointer)
     for name, result, arguments in (
-            ("PQconnectdb", pointer, [string]),
+            ("PQconnectStart", pointer, [string]),
+            ("PQconnectPoll", integer, [pointer]),
+            ("PQsocket", integer, [pointer]),
             ("PQstatus", integer, [pointer]),
             ("PQfinish", None, [pointer]),
             ("PQerrorMessage", string, [pointer]),
@@ -59,6 +64,11 @@ def load(libdir):
             ("PQsetNoticeReceiver", pointer, [pointer, receiver, pointer]),
             ("PQexec", pointer, [pointer, string]),
             ("PQexecParams", pointer, [pointer, string, integer, pointer, strings, pointer, pointer, integer]),
+            ("PQsendQuery", integer, [pointer, string]),
+            ("PQgetResult", pointer, [pointer]),
+            ("PQgetCopyData", integer, [pointer, ctypes.POINTER(pointer), integer]),
+            ("PQputCopyEnd", integer, [pointer, string]),
+            ("PQfreemem", None, [pointer]),
             ("PQresultStatus", integer, [pointer]),
             ("PQresultErrorField", string, [pointer, integer]),
             ("PQcmdStatus", string, [pointer]),
@@ -80,12 +90,20 @@ def _text(value):
 class Connection:
     def __init__(self, **settings):
         info = " ".join(f"{name}='{value}'" for name, value in settings.items())
-        self._conn = _pq.PQconnectdb(info.encode())
-        if _pq.PQstatus(self._conn) == BAD:
+        # Step by step, since a server that is being killed sends notices while one connects.
+        self._conn = _pq.PQconnectStart(info.encode())
+        _pq.PQsetNoticeReceiver(self._conn, _ignore_notice, None)
+        state = WRITING
+        while _pq.PQstatus(self._conn) != BAD and state in (READING, WRITING):
+            ready = select.poll()
+            ready.register(_pq.PQsocket(self._conn), select.POLLIN if state == READING else select.POLLOUT)
+            if not ready.poll(1000 * CONNECT_SECONDS):
+                break
+            state = _pq.PQconnectPoll(self._conn)
+        if state != CONNECTED:
             message = _text(_pq.PQerrorMessage(self._conn))
             self.close()
             raise Lost(None, message)
-        _pq.PQsetNoticeReceiver(self._conn, _ignore_notice, None)
         self.pid = _pq.PQbackendPID(self._conn)
 
     def close(self):
@@ -115,12 +133,56 @@ class Connection:
             values = (ctypes.c_char_p * n)(*(None if p is None else str(p).encode() for p in parameters))
             result = _pq.PQexecParams(self._conn, sql.encode(), n, None, values, None, None, 0)
         result = self._check(result)
-        columns = range(_pq.PQnfields(result))
-        rows = [tuple(None if _pq.PQgetisnull(result, row, column)
-                      else _pq.PQgetvalue(result, row, column).decode() for column in columns)
-                for row in range(_pq.PQntuples(result))]
+        rows = self._rows(result)
         _pq.PQclear(result)
         return rows
+
+    @staticmethod
+    def _rows(result):
+        columns = range(_pq.PQnfields(result))
+        return [tuple(None if _pq.PQgetisnull(result, row, column)
+                      else _pq.PQgetvalue(result, row, column).decode("utf-8", "replace") for column in columns)
+                for row in range(_pq.PQntuples(result))]
+
+    def anything(self, sql):
+        """Run whatever it is, COPY and several statements too; all it returned, in one text."""
+        parts, failure = [], None
+        if not _pq.PQsendQuery(self._conn, sql.encode()):
+            self._check(None)
+        while True:
+            result = _pq.PQgetResult(self._conn)
+            if not result:
+                break
+            status = _pq.PQresultStatus(result)
+            if status == COPY_OUT:
+                parts += self._copied()
+            elif status == COPY_IN:
+                _pq.PQputCopyEnd(self._conn, b"nothing to copy")
+            if status in (EMPTY_QUERY, COPY_OUT, COPY_IN):
+                _pq.PQclear(result)
+                continue
+            try:
+                self._check(result)
+                parts += [str(row) for row in self._rows(result)]
+                _pq.PQclear(result)
+            except Lost:
+                raise
+            except Failed as failed:
+                failure = failed
+        if failure:
+            raise failure
+        if _pq.PQstatus(self._conn) == BAD:
+            self._check(None)
+        return "\n".join(parts)
+
+    def _copied(self):
+        buffer = ctypes.c_void_p()
+        while True:
+            size = _pq.PQgetCopyData(self._conn, ctypes.byref(buffer), 0)
+            if size < 0:
+                break
+            yield ctypes.string_at(buffer, size).decode("utf-8", "replace")
+            _pq.PQfreemem(buffer)
 
     def value(self, sql, *parameters):
         rows = self.query(sql, *parameters)
