@@ -53,29 +53,37 @@ refresh_packages() {
 	as_root apt-get -qq update || printf 'apt-get update failed, going on with what is known\n' >&2
 }
 
-install_packages() {
+# Debian's packages make a cluster and start services. Nobody asked for those here, so they are switched off for as long as
+# the installation takes.
+CLUSTER_CONF=/etc/postgresql-common/createcluster.conf
+
+without_services() (
+	keep=$(mktemp)
+	# shellcheck disable=SC2064	# the name is known now
+	trap "restore_services '$keep'" EXIT
+	if [ -e "$CLUSTER_CONF" ]; then
+		cp "$CLUSTER_CONF" "$keep" && as_root pg_conftool "$CLUSTER_CONF" set create_main_cluster off
+	fi
+	[ ! -d /run/systemd/system ] || as_root systemctl -q mask --runtime pgbouncer
+	"$@"
+)
+
+restore_services() {	# the copy of the setting
+	[ ! -s "$1" ] || as_root cp "$1" "$CLUSTER_CONF"
+	[ ! -d /run/systemd/system ] || as_root systemctl -q unmask --runtime pgbouncer
+	rm -f "$1"
+}
+
+apt_install() {
 	local log status=0
 	log=$(mktemp)
 	as_root env DEBIAN_FRONTEND=noninteractive apt-get -qqy --no-install-recommends install "$@" >"$log" 2>&1 || status=$?
-	[ "$status" = 0 ] || { tail -n 20 "$log" >&2; rm -f "$log"; die "could not install $*"; }
+	[ "$status" = 0 ] || tail -n 20 "$log" >&2
 	rm -f "$log"
-}
-
-# Debian's package makes a cluster and starts it. Nobody asked for that one here, so it is switched off for as long as the
-# installation takes.
-install_server_packages() {
-	local conf=/etc/postgresql-common/createcluster.conf keep status=0
-	is_installed postgresql-common || install_packages postgresql-common
-	keep=$(mktemp)
-	cp "$conf" "$keep"
-	as_root pg_conftool "$conf" set create_main_cluster off
-	(install_packages "$@") || status=$?
-	as_root cp "$keep" "$conf"
-	rm -f "$keep"
 	return "$status"
 }
 
-need_packages() {
+install_missing() {	# packages…
 	local package missing=()
 	command -v apt-get >/dev/null || die "this script needs Debian; elsewhere use make, make install, make installcheck"
 	for package; do
@@ -84,10 +92,22 @@ need_packages() {
 	[ ${#missing[@]} -gt 0 ] || return 0
 	note "installing ${missing[*]}"
 	refresh_packages
-	case " ${missing[*]} " in
-		*" postgresql-"[0-9]*) install_server_packages "${missing[@]}" || exit 1 ;;
-		*) install_packages "${missing[@]}" ;;
+	# It comes first, as it has the setting that keeps the others from making a cluster.
+	case " ${missing[*]}" in
+		*" postgresql-"[0-9]*) is_installed postgresql-common || apt_install postgresql-common || return 1 ;;
 	esac
+	without_services apt_install "${missing[@]}"
+}
+
+need_packages() { install_missing "$@" || die "could not install what is needed"; }
+
+# What only some tests use. They fail by themselves where it is not to be had.
+want_packages() {
+	local package
+	install_missing "$@" && return
+	for package; do
+		install_missing "$package" || note "there is no $package here"
+	done
 }
 
 # Sets NATIVE to the version that this Debian calls "postgresql".
@@ -125,13 +145,22 @@ open_work() {
 	! is_root || chown -R postgres: "$WORK"
 }
 
+# A job and what it has started, from the leaves on.
+kill_tree() {
+	local child
+	for child in $(pgrep -P "$1"); do
+		kill_tree "$child"
+	done
+	kill "$1" 2>/dev/null
+}
+
 # Servers that a killed test has left behind are below $WORK too.
 close_work() {
 	local status=$? pidfile job
 	[ -n "$WORK" ] || return "$status"
 	trap '' INT TERM HUP
 	for job in $(jobs -p); do
-		kill "$job" 2>/dev/null
+		kill_tree "$job"
 	done
 	while IFS= read -r pidfile; do
 		as_user "$PGBIN/pg_ctl" -s -D "${pidfile%/*}" -m immediate stop >/dev/null 2>&1
