@@ -56,7 +56,7 @@ suite_wait_ready() {
 }
 
 # One kind of tests by itself, since make would stop at the first kind that fails.
-suite_kind() {	# regress, isolation or tap; label
+suite_kind() {	# regress, isolation or tap; label; further variables for make…
 	local out=$WORK/$1.out status=0
 	local -a off
 	case $1 in
@@ -65,7 +65,7 @@ suite_kind() {	# regress, isolation or tap; label
 		tap) off=(REGRESS= ISOLATION=) ;;
 	esac
 	suite_wait_ready
-	suite_make "${off[@]}" installcheck >"$out" 2>&1 </dev/null || status=$?
+	suite_make "${off[@]}" "${@:3}" installcheck >"$out" 2>&1 </dev/null || status=$?
 	suite_count "$2 $1" "$status" <"$out"
 	[ "$status" = 0 ] || suite_explain "$out"
 }
