@@ -308,6 +308,10 @@ def by_two_phases(self, request):
     name = f"{self.name} {self.tally['connections']} {self.rng.getrandbits(64):x}"
     self.committing = True
     conn.command(f"PREPARE TRANSACTION '{name}'")
+    if self.rng.random() < 0.02:
+        self.tally["died between prepare and commit"] += 1
+        self.disconnect()
+        raise Again
     try:
         conn.command(f"COMMIT PREPARED '{name}'")
     except pq.Failed as failed:

@@ -27,13 +27,16 @@ class Driver:
         self.tally = collections.Counter()
 
     def run(self, end, done):
-        # Each kind once, in any order, and then as it comes.
+        # Each kind once, in any order, even if that takes longer; and then as it comes.
         first = list(self.kinds)
         self.rng.shuffle(first)
-        while time.monotonic() < end and not done():
+        latest = end + 120
+        while (time.monotonic() < end or first and time.monotonic() < latest) and not done():
             time.sleep(self.rng.uniform(0, PAUSE))
             if first:
-                self.strike(first.pop())
+                kind = first.pop()
+                if not self.strike(kind):
+                    first.insert(0, kind)
             elif self.kinds:
                 self.strike(self.draw(self.kinds))
 
@@ -41,12 +44,16 @@ class Driver:
         return self.rng.choices(kinds, [WEIGHT[kind] for kind in kinds])[0]
 
     def strike(self, kind):
+        """True if it came to that."""
         try:
-            if ACTIONS[kind](self) is not False:
-                self.tally["fault: " + kind] += 1
+            if ACTIONS[kind](self) is False:
+                return False
+            self.tally["fault: " + kind] += 1
+            return True
         except pq.Lost as lost:             # the driver's own session may be hit by the fault before
             print(f"  {kind}: {lost}")
             self.cluster.admin_when_up(self.machine.database).close()
+            return False
 
     def look(self):
         self.machine.look()

@@ -236,7 +236,7 @@ def has_function(cluster, database, name):
 def run_product(cluster, options, verdict):
     make_database(cluster, "bank")
     modes = modes_there_are(cluster, "bank")
-    machine = Machine(cluster, "bank", options.seed, options.clients, modes,
+    machine = Machine(cluster, "bank", options.seed, options.clients, modes, stalls=0.02,
                       inbox=has_function(cluster, "bank", "idempotent_begin_many"))
     started = time.monotonic()
     remaining = options.seconds
@@ -285,8 +285,8 @@ def report(machine, cluster, modes, seconds):
           + [("writes of overtaken attempts refused", tally["told: overtaken, refused"]),
              ("calls to the outside service", machine.outside_calls)])
     lines("beside it", [(name, tally[name]) for name in
-                        ("keys looked up", "other requests refused", "prepared transactions settled by the manager",
-                         "prepared transactions settled by another",
+                        ("keys looked up", "other requests refused", "died between prepare and commit",
+                         "prepared transactions settled by the manager", "prepared transactions settled by another",
                          "brief keys used", "brief keys replayed", "messages new", "messages known", "prunes",
                          "keys pruned")])
     kinds = fault_counts(machine, cluster)
