@@ -63,8 +63,11 @@ QUERIES = (
 # When every client has its answer nothing is under way any more.
 AT_REST = (
     ("a claim is left", "SELECT scope, key, attempt, checkpoint, lease_until FROM idem.idempotency_claims"),
-    ("a prepared transaction is left", "SELECT gid, prepared FROM pg_prepared_xacts"),
-    ("a lock is left", "SELECT pid, objid, mode, granted FROM pg_locks WHERE locktype = 'advisory'"),
+    ("a prepared transaction is left",
+     "SELECT gid, prepared FROM pg_prepared_xacts WHERE database = current_database()"),
+    ("a lock is left",
+     "SELECT pid, objid, mode, granted FROM pg_locks WHERE locktype = 'advisory'"
+     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"),
 )
 
 
