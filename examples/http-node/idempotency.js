@@ -101,7 +101,9 @@ function hold(res, settle, patience, giveUp) {
     }
     return res
   }
-  res.once('close', () => {
+  const leave = () => {
     if (open) setTimeout(() => { if (open) { open = false; giveUp() } }, patience).unref()
-  })
+  }
+  if (res.destroyed) leave()                               // the client went while the key was being begun
+  else res.once('close', leave)
 }
