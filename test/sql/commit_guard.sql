@@ -171,6 +171,7 @@ SELECT guarded_begin('prepare');
 PREPARE TRANSACTION 'idempotency_guard';
 SELECT is(text :'SQLSTATE', 'IK500', 'PREPARE TRANSACTION without finish fails');
 SELECT is_empty($$SELECT FROM pg_prepared_xacts WHERE gid = 'idempotency_guard'$$, 'and nothing is prepared');
+SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts WHERE gid = 'idempotency_guard' \gexec
 
 -- A lease is a claim to be committed.
 SELECT outcome FROM idempotent_begin('guard', 'leased', lease => '1 hour');

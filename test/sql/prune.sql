@@ -3,7 +3,7 @@
 \getenv dir PG_ABS_SRCDIR
 \set setup :dir '/setup.sql'
 \i :setup
-SELECT plan(34);
+SELECT plan(38);
 
 CREATE FUNCTION pg_temp.add_keys(scope text, n int, expires interval) RETURNS void LANGUAGE sql AS $$
 	INSERT INTO idempotency_keys (id, scope, key, attempt, response, first_seen_at, finished_at, expires_at)
@@ -90,6 +90,20 @@ SELECT cmp_ok(bigint :'blocks', '<', :pages::bigint / 4, 'of what was pruned alo
 SELECT * FROM pg_temp.prune_reads(1000) \gset
 SELECT is(bigint :'pruned', 0::bigint, 'and the one after that');
 SELECT cmp_ok(bigint :'blocks', '<', 50::bigint, 'reads next to nothing again');
+
+-- Expired ones among all the others: what was pruned must not be looked for again.
+TRUNCATE idempotency_keys;
+INSERT INTO idempotency_keys (id, scope, key, attempt, response, first_seen_at, finished_at, expires_at)
+	SELECT md5(i::text)::uuid, 'mixed', i::text, 1, '{"ok": true}', now(), now(),
+		now() + CASE WHEN i % 1000 = 0 THEN interval '-1 hour' ELSE interval '1 hour' END
+	FROM generate_series(1, 100000) i;
+SELECT * FROM pg_temp.prune_reads(1000) \gset
+SELECT is(bigint :'pruned', 100::bigint, 'a hundred in as many places');
+SELECT * FROM pg_temp.prune_reads(1000) \gset
+SELECT is(bigint :'pruned', 0::bigint, 'are gone');
+SELECT * FROM pg_temp.prune_reads(1000) \gset
+SELECT is(bigint :'pruned', 0::bigint, 'and the places');
+SELECT cmp_ok(bigint :'blocks', '<', 50::bigint, 'are not read again');
 
 -- Without its index prune still works, as it must where the table is partitioned or distributed.
 TRUNCATE idempotency_keys;
