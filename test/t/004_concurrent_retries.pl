@@ -60,10 +60,12 @@ my $cut_off = q{
 	\\endif
 };
 
-# Serialization failures are tried again, as an application would.
+# The lock spares an application serialization failures.  Only SERIALIZABLE may have them, since it takes more for a
+# conflict than there is: there they are tried again, as an application would.
 sub storm
 {
 	my ($isolation, $keys, $clients, $transactions, $doomed) = @_;
+	my $tries = $isolation eq 'SERIALIZABLE' ? 1000 : 1;
 	my $name = '004_' . lc($isolation) =~ s/ /_/gr;
 	my $script = PostgreSQL::Test::Utils::tempdir . '/doomed';
 	my $gate = Session->new($node);
@@ -83,7 +85,7 @@ sub storm
 		"$isolation: clients that will be cut off");
 
 	$node->pgbench(
-		"--no-vacuum --client=$clients --transactions=$transactions --max-tries=1000", 0,
+		"--no-vacuum --client=$clients --transactions=$transactions --max-tries=$tries", 0,
 		[ qr{processed: (\d+)/\1\n}, qr{failed transactions: 0 } ], [qr{^$}],
 		"$isolation: all others get through",
 		{ $name => $open_gate . request($isolation, $keys) . $cut_off });

@@ -44,6 +44,7 @@ default_pool_size = 3
 max_client_conn = 100
 server_reset_query = DISCARD ALL
 server_reset_query_always = 1
+ignore_startup_parameters = options
 });
 my $bouncer = IPC::Run::start([ 'pgbouncer', '-q', "$folder/pgbouncer.ini" ], '>', \my $out, '2>', \my $err);
 my $connstr = "host=$folder port=$port user=$user dbname=postgres";
@@ -54,13 +55,13 @@ END
 	$bouncer->kill_kill(grace => 5) if defined $bouncer;
 }
 
-my $up = 0;
-for (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default)
+my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+my $up;
+until ($up = IPC::Run::run([ 'psql', '-Xqc', 'SELECT', $connstr ], '>', \$out, '2>', \$err) or time > $deadline)
 {
-	last if $up = IPC::Run::run([ 'psql', '-Xqc', 'SELECT', $connstr ], '>', \$out, '2>', \$err);
 	usleep(10_000);
 }
-ok($up, 'PgBouncer is up') or BAIL_OUT($err);
+ok($up, 'PgBouncer is up') or die $err;
 
 my $locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
 my @client = map { Session->new($node, connstr => $connstr) } 1 .. 4;
