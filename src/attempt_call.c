@@ -16,6 +16,7 @@
 
 #include "attempt_call.h"
 #include "command.h"
+#include "errors.h"
 #include "stats.h"
 
 /* The work's own subtransaction, of which only an error undoes anything. */
@@ -120,6 +121,20 @@ run_remembering(const char *command, Jsonb *args, Response *response)
 	return failed;
 }
 
+/*
+ * A claim whose lease has ended has been worked on, up to its checkpoint: to
+ * run the whole command would do that part twice.
+ */
+static void
+refuse_claim(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_IDEMPOTENCY_IN_PROGRESS),
+			 errmsg("idempotency key belongs to work under lease"),
+			 errdetail("The lease has ended, and a part of the work may have been done."),
+			 errhint("Go on from its checkpoint with idempotent_begin or idempotent_resume.")));
+}
+
 void
 attempt_call(const AttemptRequest *request, text *command, Jsonb *args,
 			 bool remember_errors, int max_size, AttemptResult *result)
@@ -134,6 +149,8 @@ attempt_call(const AttemptRequest *request, text *command, Jsonb *args,
 			result->outcome = OUTCOME_FAILED;
 		return;
 	}
+	if (result->outcome == OUTCOME_RECOVERED)
+		refuse_claim();
 
 	memset(&response, 0, sizeof(response));
 	if (remember_errors)

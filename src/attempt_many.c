@@ -77,11 +77,13 @@ lock_many(const KeyName *names, int n)
 static void
 refuse_claims(const KeyName *names, int n)
 {
-	if (store_find_claim(names, n) >= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEMPOTENCY_IN_PROGRESS),
-				 errmsg("an idempotency key of the batch is under lease"),
-				 errhint("Use scopes of their own for keys that are begun in batches.")));
+	if (store_find_claim(names, n) < 0)
+		return;
+	stats_count(STATS_IN_PROGRESS, 1);
+	ereport(ERROR,
+			(errcode(ERRCODE_IDEMPOTENCY_IN_PROGRESS),
+			 errmsg("an idempotency key of the batch is under lease"),
+			 errhint("Use scopes of their own for keys that are begun in batches.")));
 }
 
 void

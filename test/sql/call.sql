@@ -3,7 +3,7 @@
 \getenv dir PG_ABS_SRCDIR
 \set setup :dir '/setup.sql'
 \i :setup
-SELECT plan(58);
+SELECT plan(60);
 CREATE TABLE call_work (id int PRIMARY KEY, what text, amount numeric CHECK (amount >= 0));
 CREATE FUNCTION call_charge(a int, b numeric) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
@@ -100,6 +100,10 @@ CREATE FUNCTION call_recursive(n int) RETURNS int LANGUAGE sql AS $$
 		ELSE (SELECT response::int + 1 FROM public.idempotent_call('call', 'depth ' || n, 'SELECT call_recursive($1)', jsonb_build_array(n - 1))) END
 $$;
 SELECT is(pg_temp.run('recursion', 'SELECT call_recursive($1)', '[20]'), 'executed 20', 'twenty calls deep');
+
+-- A claim, live or not, is not for a call to go on with.
+SELECT is(outcome, 'started', 'a claim') FROM idempotent_begin('call', 'leased', lease => '1 microsecond');
+SELECT throws_ok($$SELECT pg_temp.run('leased', 'SELECT 1')$$, 'IK409', NULL, 'whose lease has ended is refused: a part of it may be done');
 
 -- Within the caller's transaction, and as the caller.
 BEGIN;

@@ -1,0 +1,95 @@
+-- The contenders: the same charge, protected in different ways. Each keeps a key, a 30-character scope and a response of
+-- about a hundred bytes.
+CREATE EXTENSION idempotency;
+
+CREATE TABLE charges (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	account text NOT NULL,
+	amount bigint NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- The work: one INSERT of business data, and what the client is told.
+CREATE FUNCTION work() RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	charge bigint;
+BEGIN
+	INSERT INTO charges (account, amount) VALUES ('acct_42', 2000) RETURNING id INTO charge;
+	RETURN jsonb_build_object('id', charge, 'object', 'charge', 'status', 'succeeded', 'amount', 2000, 'currency', 'eur');
+END $$;
+
+-- No protection: the floor.
+CREATE FUNCTION pay_none(key text) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+	RETURN work();
+END $$;
+
+-- One bare INSERT more: what a durable record costs at the least. Protects from nothing.
+CREATE TABLE bare (
+	id uuid PRIMARY KEY, scope text NOT NULL, key text NOT NULL, fingerprint bytea, attempt int NOT NULL, status int,
+	headers jsonb, response jsonb, body bytea,
+	first_seen_at timestamptz NOT NULL, finished_at timestamptz NOT NULL, expires_at timestamptz NOT NULL
+);
+CREATE INDEX ON bare USING brin (expires_at);
+CREATE FUNCTION pay_bare(key text) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	response jsonb;
+BEGIN
+	response := work();
+	INSERT INTO bare (id, scope, key, attempt, response, first_seen_at, finished_at, expires_at)
+		VALUES (key::uuid, 'acct_42 POST /v1/charges (eur)', key, 1, response, now(), now(), now() + interval '24 hours');
+	RETURN response;
+END $$;
+
+-- Written by hand, as most applications do: INSERT ... ON CONFLICT DO NOTHING, work, UPDATE.
+CREATE TABLE by_hand (
+	scope text NOT NULL, key text NOT NULL, response jsonb,
+	created_at timestamptz NOT NULL DEFAULT now(), expires_at timestamptz NOT NULL,
+	PRIMARY KEY (scope, key)
+);
+CREATE INDEX ON by_hand (expires_at);
+CREATE FUNCTION pay_by_hand(k text) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	answer jsonb;
+BEGIN
+	INSERT INTO by_hand (scope, key, expires_at)
+		VALUES ('acct_42 POST /v1/charges (eur)', k, now() + interval '24 hours') ON CONFLICT DO NOTHING;
+	IF NOT FOUND THEN
+		SELECT response INTO answer FROM by_hand WHERE scope = 'acct_42 POST /v1/charges (eur)' AND key = k;
+		RETURN answer;
+	END IF;
+	answer := work();
+	UPDATE by_hand SET response = answer WHERE scope = 'acct_42 POST /v1/charges (eur)' AND key = k;
+	RETURN answer;
+END $$;
+
+-- Advisory lock, SELECT, INSERT: right in READ COMMITTED, stale in REPEATABLE READ.
+CREATE TABLE by_lock (LIKE by_hand INCLUDING ALL);
+CREATE FUNCTION pay_by_lock(k text) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	answer jsonb;
+BEGIN
+	PERFORM pg_advisory_xact_lock(hashtextextended('acct_42 POST /v1/charges (eur)' || k, 0));
+	SELECT response INTO answer FROM by_lock WHERE scope = 'acct_42 POST /v1/charges (eur)' AND key = k;
+	IF FOUND THEN
+		RETURN answer;
+	END IF;
+	answer := work();
+	INSERT INTO by_lock (scope, key, response, expires_at)
+		VALUES ('acct_42 POST /v1/charges (eur)', k, answer, now() + interval '24 hours');
+	RETURN answer;
+END $$;
+
+-- This extension, in the procedure, and around it.
+CREATE FUNCTION pay_idempotency(key text) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	attempt idempotent_attempt := idempotent_begin('acct_42 POST /v1/charges (eur)', key);
+BEGIN
+	IF attempt.replayed THEN
+		RETURN attempt.response;
+	END IF;
+	RETURN idempotent_finish('acct_42 POST /v1/charges (eur)', key, work());
+END $$;
+CREATE FUNCTION pay_call(key text) RETURNS jsonb LANGUAGE sql AS $$
+	SELECT response FROM idempotent_call('acct_42 POST /v1/charges (eur)', key, 'SELECT work()')
+$$;
