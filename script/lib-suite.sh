@@ -95,6 +95,12 @@ suite_explain() {	# driver's output
 	find "$WORK/src" -name regression.diffs -exec head -n 120 {} \; -exec rm {} \;
 }
 
+# The pgTAP tests without those that make a thousand rows and more: on a server that is a hundred times slower that is a
+# matter of hours, and shows nothing that a few rows do not.
+suite_small_tests() {
+	grep -LE 'generate_series\(1, *[0-9]{4,}|IN 1\.\.[0-9]{4,}' "$WORK"/src/test/sql/*.sql | sed 's,.*/,,; s,\.sql$,,'
+}
+
 suite_all() {	# label
 	suite_kind regress "$1"
 	suite_kind isolation "$1"
