@@ -3,7 +3,7 @@
 \getenv dir PG_ABS_SRCDIR
 \set setup :dir '/setup.sql'
 \i :setup
-SELECT plan(39);
+SELECT plan(40);
 
 -- A key that expired while nobody looked, as another transaction finds it.
 CREATE FUNCTION pg_temp.expire(key text) RETURNS void LANGUAGE sql AS $$
@@ -80,11 +80,12 @@ SELECT is(idempotent_finish('s', 'short', '2'), '2'::jsonb, 'so that it can be u
 COMMIT;
 SELECT is(response, '2'::jsonb, 'one row is kept') FROM idempotency_keys WHERE key = 'short';
 
--- Under lease, on an expired key.
+-- Under lease, on an expired key: its numbers go on, for whoever slept through the expiry may still hold one.
 SELECT lives_ok($$SELECT pg_temp.expire('k')$$, 'it expires once more');
-SELECT is(outcome || attempt, 'started1', 'begun under lease') FROM idempotent_begin('s', 'k', '{"a": 6}', lease => '1 hour');
+SELECT is(outcome || attempt, 'started2', 'begun under lease') FROM idempotent_begin('s', 'k', '{"a": 6}', lease => '1 hour');
 SELECT is(outcome, 'in_progress', 'the claim is what is met') FROM idempotent_try_begin('s', 'k', '{"a": 6}');
-SELECT is(idempotent_finish('s', 'k', '6', attempt => 1), '6'::jsonb, 'finished');
-SELECT results_eq($$SELECT response FROM idempotency_keys WHERE key = 'k'$$, $$VALUES ('6'::jsonb)$$, 'it replaces the expired one');
+SELECT throws_ok($$SELECT idempotent_finish('s', 'k', '1', attempt => 1)$$, 'IK410', NULL, 'an attempt of its last life is refused');
+SELECT is(idempotent_finish('s', 'k', '6', attempt => 2), '6'::jsonb, 'finished');
+SELECT results_eq($$SELECT response, attempt FROM idempotency_keys WHERE key = 'k'$$, $$VALUES ('6'::jsonb, 2)$$, 'it replaces the expired one');
 
 -- No finish(): pgTAP's own count is rolled back with the rest.
