@@ -55,11 +55,14 @@ need() {	# command or file, Debian package that has it
 # A port that nobody listens on now. Somebody else may take it meanwhile, so whoever uses it tries again.
 free_port() { /usr/bin/perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1")->sockport'; }
 
+# On its own Unix socket alone, unless LISTEN is set: then on 127.0.0.1 as well, for clients that know nothing else.
 start_server() {	# lines for postgresql.conf…
-	export PGHOST=$BASE PGPORT=5432 PGUSER=postgres PGDATABASE=postgres LC_ALL=C.UTF-8 TZ=UTC
+	export PGHOST=$BASE PGPORT=5432
+	[ -z "${LISTEN-}" ] || PGPORT=$(free_port)
+	export PGUSER=postgres PGDATABASE=postgres LC_ALL=C.UTF-8 TZ=UTC
 	"$BIN/initdb" -D "$BASE/data" -A trust -U postgres -E UTF8 --no-sync >"$BASE/initdb.log" 2>&1 ||
 		{ tail -n 20 "$BASE/initdb.log"; exit 1; }
-	printf '%s\n' "listen_addresses = ''" "unix_socket_directories = '$BASE'" "fsync = off" \
+	printf '%s\n' "listen_addresses = '${LISTEN:+127.0.0.1}'" "port = $PGPORT" "unix_socket_directories = '$BASE'" "fsync = off" \
 		"max_prepared_transactions = 20" "$@" >>"$BASE/data/postgresql.conf"
 	"$BIN/pg_ctl" -s -w -D "$BASE/data" -l "$BASE/server.log" start ||
 		{ tail -n 20 "$BASE/server.log"; exit 1; }
@@ -77,27 +80,68 @@ wait_for() {
 	return 1
 }
 
-# An example is installed in a copy: its folder stays as it is. Needs npm, and what npm needs to find its packages.
-npm_example() {	# name; the working directory is the copy afterwards
+# PgBouncer in transaction mode in front of the server; PGBOUNCER_PORT is its port, on the same sockets' folder and on
+# 127.0.0.1. Somebody else may have taken a port that was free a moment ago, hence the loop.
+start_pgbouncer() {
+	local try i pooler=/usr/sbin/pgbouncer
+	need "$pooler" pgbouncer
+	printf '"%s" ""\n' "$PGUSER" >"$BASE/users"
+	for try in 1 2 3 4 5; do
+		PGBOUNCER_PORT=$(free_port)
+		printf '%s\n' '[databases]' "* = host=$BASE port=$PGPORT" '[pgbouncer]' 'listen_addr = 127.0.0.1' \
+			"listen_port = $PGBOUNCER_PORT" "unix_socket_dir = $BASE" 'auth_type = trust' "auth_file = $BASE/users" \
+			'pool_mode = transaction' 'ignore_startup_parameters = extra_float_digits' >"$BASE/pgbouncer.ini"
+		"$pooler" -q "$BASE/pgbouncer.ini" >>"$BASE/pgbouncer.log" 2>&1 &
+		PIDS+=($!)
+		for ((i = 0; i < 100; i++)); do
+			! psql -h "$BASE" -p "$PGBOUNCER_PORT" -c 'SELECT' 2>/dev/null || { export PGBOUNCER_PORT; return; }
+			kill -0 $! 2>/dev/null || break
+			sleep 0.1
+		done
+	done
+	tail "$BASE/pgbouncer.log"
+	exit 1
+}
+
+# The examples are installed and run in a copy: their folder stays as it is.
+copy_examples() {
+	cp -r "$TOP/examples" "$BASE/" && rm -rf "$BASE"/examples/*/node_modules && EXAMPLES=$BASE/examples || exit 1
+}
+
+# Needs npm, and what npm needs to find its packages.
+npm_install() {	# name of an example; the working directory is there afterwards
 	need node nodejs
 	need npm npm
-	cp -r "$TOP/examples/$1" "$BASE/example" && cd "$BASE/example" && rm -rf node_modules || exit 1
-	HOME=$BASE npm ci --no-audit --no-fund --no-update-notifier --loglevel=error ||
+	[ -n "${EXAMPLES-}" ] || copy_examples
+	cd "$EXAMPLES/$1" || exit 1
+	# Where there is a home to keep a cache in, several examples share what they download.
+	[ -w "${HOME-/}" ] || export HOME=$BASE
+	npm ci --prefer-offline --no-audit --no-fund --no-update-notifier --loglevel=error ||
 		{ printf 'npm could not install the packages of examples/%s\n' "$1"; exit 1; }
 }
 
 # Run tests of Node's own runner and count each. They share one database, so one file after the other.
 node_tests() {	# files…
-	local status=0 before=$((PASSED + FAILED)) line
-	node --test --test-concurrency=1 --test-reporter=tap "$@" >"$BASE/tap" 2>&1 || status=$?
+	local status=0 before=$((PASSED + FAILED)) line last='' suite=''
+	timeout -k 5 300 node --test --test-concurrency=1 --test-reporter=tap "$@" >"$BASE/tap" 2>&1 || status=$?
 	while IFS= read -r line; do
 		case $line in
-			'not ok '*) fail "${line#*- }" ;;
-			'ok '*) pass "${line#*- }" ;;
+			'# Subtest: '*) suite=${line#*: } ;;
+			*"type: 'suite'") last='' ;;
+			'ok '* | 'not ok '*) node_count "$last"; last=$line ;;
+			'    ok '* | '    not ok '*) node_count "$last"; last="${line#    }"; last="${last%%- *}- $suite: ${last#*- }" ;;
 		esac
 	done <"$BASE/tap"
+	node_count "$last"
 	if [ "$status" != 0 ] || [ "$before" = $((PASSED + FAILED)) ]; then
-		grep -A 20 '^not ok' "$BASE/tap" || cat "$BASE/tap"
+		grep -A 20 '^ *not ok' "$BASE/tap" || cat "$BASE/tap"
 		[ "$FAILED" -gt 0 ] || fail "node --test"
 	fi
+}
+
+node_count() {
+	case $1 in
+		'not ok '*) fail "${1#*- }" ;;
+		'ok '*) pass "${1#*- }" ;;
+	esac
 }
