@@ -12,7 +12,7 @@ const orders = pgTable('orders', {
 
 export const connect = (config) => drizzle({ client: new pg.Pool(config) })
 export const close = (db) => db.$client.end()
-export const sqlstate = (error) => error.cause?.code ?? error.code
+export const sqlstate = (error) => error.cause?.code
 
 export function placeOrder(db, key, order) {
   return db.transaction(async (tx) => {

@@ -7,7 +7,7 @@ export function connect({ host, port, user, database, password }) {
   return sequelize
 }
 export const close = (sequelize) => sequelize.close()
-export const sqlstate = (error) => error.original?.code ?? error.code
+export const sqlstate = (error) => error.original?.code
 
 export function placeOrder(sequelize, key, order) {
   return sequelize.transaction(async (transaction) => {

@@ -14,7 +14,7 @@ const Order = new EntitySchema({
 export const connect = ({ host, port, user, database, password }) =>
   new DataSource({ type: 'postgres', host, port, username: user, database, password, entities: [Order] }).initialize()
 export const close = (source) => source.destroy()
-export const sqlstate = (error) => error.driverError?.code ?? error.code
+export const sqlstate = (error) => error.driverError?.code
 
 export function placeOrder(source, key, order) {
   return source.transaction(async (manager) => {

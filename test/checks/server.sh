@@ -105,7 +105,7 @@ start_pgbouncer() {
 
 # The examples are installed and run in a copy: their folder stays as it is.
 copy_examples() {
-	cp -r "$TOP/examples" "$BASE/" && rm -rf "$BASE"/examples/*/node_modules && EXAMPLES=$BASE/examples || exit 1
+	tar -C "$TOP" --exclude node_modules -c examples | tar -C "$BASE" -x && EXAMPLES=$BASE/examples || exit 1
 }
 
 # Needs npm, and what npm needs to find its packages.
