@@ -24,7 +24,8 @@ $node->start;
 Ledger::create($node);
 $node->safe_psql('postgres', 'CREATE TABLE answers (key text NOT NULL, receipt bigint NOT NULL); CREATE SEQUENCE tickets');
 
-# Three sessions of the server for everybody, each reset by DISCARD ALL whenever it changes hands.
+# Three sessions of the server for everybody.  As is usual in this mode, they change hands as they are; later they are
+# reset by DISCARD ALL each time.
 my $port = PostgreSQL::Test::Cluster::get_free_port();
 my $folder = PostgreSQL::Test::Utils::tempdir_short;
 my $user = $node->safe_psql('postgres', 'SELECT current_user');
@@ -43,7 +44,8 @@ pool_mode = transaction
 default_pool_size = 3
 max_client_conn = 100
 server_reset_query = DISCARD ALL
-server_reset_query_always = 1
+server_reset_query_always = 0
+admin_users = $user
 ignore_startup_parameters = options
 });
 my $bouncer = IPC::Run::start([ 'pgbouncer', '-q', "$folder/pgbouncer.ini" ], '>', \my $out, '2>', \my $err);
@@ -72,9 +74,6 @@ is($_->query("SELECT * FROM charge('one')"), "replayed|$receipt", 'each client g
 is($client[0]->code(Ledger::begin('autocommit')), 'IK500', 'begin in autocommit is refused');
 is($client[1]->query("SELECT outcome FROM charge('autocommit')"), 'started', 'and leaves the key free');
 is($client[2]->code(q{SELECT idempotent_begin('shop', 'one', fingerprint => '\x01')}), '00000', 'no fingerprint, no mismatch');
-
-$client[0]->query("SET idempotency.retention = '1 hour'");
-is($client[0]->query('SHOW idempotency.retention'), '24 hours', 'a session is reset when it changes hands');
 
 # Two hold keys and the third waits for one: the three sessions are taken, and the fourth waits for a session.
 for my $i (0, 1)
@@ -115,17 +114,35 @@ append_to_file("$folder/request", q{
 		INSERT INTO answers VALUES ('key ' || :n, :receipt);
 	\endif
 });
-command_like([ 'pgbench', '-n', '-c', 30, '-t', 20, '-f', "$folder/request", '-h', $folder, '-p', $port, '-U', $user, 'postgres' ],
-	qr{processed: 600/600\n}, 'many clients get through');
-is(Ledger::discrepancies($node), '0|0|0', 'each work is done once');
-is( $node->safe_psql('postgres', q{
-		SELECT count(*) FROM answers a WHERE NOT EXISTS (SELECT FROM ledger l WHERE (l.key, l.receipt) = (a.key, a.receipt))}),
-	'0', 'all answers of a key are the same');
-cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM answers'), '>', 450, 'most requests were answered');
 
-# The sessions of the server are still there, and hold nothing.
-is( $node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"),
-	'3', 'they shared three sessions of the server');
-is($node->safe_psql('postgres', $locks), '0', 'no lock is left in them');
+sub storm
+{
+	my ($how) = @_;
+	my $before = $node->safe_psql('postgres', 'SELECT count(*) FROM answers');
+
+	command_like([ 'pgbench', '-n', '-c', 30, '-t', 20, '-f', "$folder/request", '-h', $folder, '-p', $port, '-U', $user, 'postgres' ],
+		qr{processed: 600/600\n}, "$how: many clients get through");
+	is(Ledger::discrepancies($node), '0|0|0', "$how: each work is done once");
+	is( $node->safe_psql('postgres', q{
+			SELECT count(*) FROM answers a WHERE NOT EXISTS (SELECT FROM ledger l WHERE (l.key, l.receipt) = (a.key, a.receipt))}),
+		'0', "$how: all answers of a key are the same");
+	cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM answers'), '>', $before + 450, "$how: most requests were answered");
+
+	# The sessions of the server are still there, and hold nothing.
+	is( $node->safe_psql('postgres',
+			"SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"),
+		'3', "$how: they shared three sessions of the server");
+	is($node->safe_psql('postgres', $locks), '0', "$how: no lock is left in them");
+	return;
+}
+
+storm('as they are');
+command_ok([ 'psql', '-Xqc', 'SET server_reset_query_always = 1', '-d', $connstr =~ s/dbname=\w+/dbname=pgbouncer/r ],
+	'from now on with DISCARD ALL');
+my $client = Session->new($node, connstr => $connstr);
+$client->query("SET idempotency.retention = '1 hour'");
+is($client->query('SHOW idempotency.retention'), '24 hours', 'a session is reset when it changes hands');
+$client->quit;
+storm('with DISCARD ALL');
 
 done_testing();
