@@ -21,7 +21,7 @@ PG_CFLAGS   = -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializer
 
 # Every kind of test lives under test/; a new file is found by itself.
 REGRESS        = $(sort $(patsubst $(SRC)/test/sql/%.sql,%,$(wildcard $(SRC)/test/sql/*.sql)))
-REGRESS_OPTS   = --inputdir=$(SRC)/test --load-extension=pgtap
+REGRESS_OPTS   = --inputdir=$(SRC)/test --load-extension=pgtap --encoding=UTF8
 ISOLATION      = $(sort $(patsubst $(SRC)/test/specs/%.spec,%,$(wildcard $(SRC)/test/specs/*.spec)))
 ISOLATION_OPTS = --inputdir=$(SRC)/test
 TAP_TESTS      = 1

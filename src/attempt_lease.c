@@ -105,6 +105,10 @@ lease_take_over(const AttemptRequest *request, const StoredClaim *claim,
 {
 	StoredClaim taken = *claim;
 
+	/* What the first attempt left open is what this one asks for. */
+	if (taken.fingerprint.len == 0)
+		taken.fingerprint = request->fingerprint;
+	taken.request = request->request;
 	take_claim(&request->name, &taken, request->lease, now);
 	result->attempt = taken.attempt;
 	result->checkpoint = taken.checkpoint;

@@ -36,6 +36,11 @@
 #define IDEMPOTENCY_MODULE_MAGIC PG_MODULE_MAGIC
 #endif
 
+/* 18 says so in front of the declaration. */
+#ifndef pg_noreturn
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /* 17 has one function for the search_path of code that runs as an owner. */
 #if PG_VERSION_NUM < 170000
 static inline void

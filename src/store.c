@@ -334,7 +334,7 @@ insert_by_sql(const KeyName *name, Datum *values, const bool *nulls)
 	for (int i = 0; i < KEY_COLUMNS; i++)
 		spi_nulls[i] = nulls[i] ? 'n' : ' ';
 	store_enter(&frame, name->schema, STORE_KEYS, RowExclusiveLock);
-	store_execute(&frame, &plan_insert_key, values, spi_nulls, SPI_OK_INSERT);
+	store_execute_insert(&frame, &plan_insert_key, values, spi_nulls);
 	store_leave(&frame);
 }
 

@@ -113,7 +113,10 @@ extern bool store_delete_key(const KeyName *name);
  */
 extern int64 store_prune(Oid schema, int64 max_keys);
 
-/* Claims: insert; a new attempt and its lease; a checkpoint; a release. */
+/*
+ * Claims: insert; a new attempt and its lease (and fingerprint and request,
+ * where there is none yet); a checkpoint; a release.
+ */
 extern void store_insert_claim(const KeyName *name, const StoredClaim *claim);
 extern void store_take_claim(const KeyName *name, const StoredClaim *claim);
 extern void store_checkpoint_claim(const KeyName *name,

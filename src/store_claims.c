@@ -28,9 +28,11 @@ static StorePlan plan_insert_claim = {
 
 static StorePlan plan_take_claim = {
 	"UPDATE %s." STORE_CLAIMS " SET attempt = $2, lease = $3, claimed_at = $4,"
-	" lease_until = $5, retry_at = NULL"
+	" lease_until = $5, retry_at = NULL,"
+	" fingerprint = COALESCE(fingerprint, $6), request = COALESCE(request, $7)"
 	" WHERE id OPERATOR(pg_catalog.=) $1",
-	5, {UUIDOID, INT4OID, INTERVALOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
+	7, {UUIDOID, INT4OID, INTERVALOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		BYTEAOID, JSONBOID}
 };
 
 static StorePlan plan_checkpoint_claim = {
@@ -95,7 +97,7 @@ store_insert_claim(const KeyName *name, const StoredClaim *claim)
 	values[10] = TimestampTzGetDatum(claim->lease_until);
 
 	store_enter(&frame, name->schema, STORE_CLAIMS, RowExclusiveLock);
-	store_execute(&frame, &plan_insert_claim, values, nulls, SPI_OK_INSERT);
+	store_execute_insert(&frame, &plan_insert_claim, values, nulls);
 	store_leave(&frame);
 }
 
@@ -130,13 +132,17 @@ update_claim(const KeyName *name, StorePlan *plan, Datum *values,
 void
 store_take_claim(const KeyName *name, const StoredClaim *claim)
 {
-	Datum		values[5];
+	Datum		values[7];
+	char		nulls[7];
 
+	memset(nulls, ' ', sizeof(nulls));
 	values[1] = Int32GetDatum(claim->attempt);
 	values[2] = IntervalPGetDatum(timespan_to_interval(claim->lease));
 	values[3] = TimestampTzGetDatum(claim->claimed_at);
 	values[4] = TimestampTzGetDatum(claim->lease_until);
-	update_claim(name, &plan_take_claim, values, NULL);
+	store_set_nullable(values, nulls, 5, store_fingerprint(&claim->fingerprint));
+	store_set_nullable(values, nulls, 6, claim->request);
+	update_claim(name, &plan_take_claim, values, nulls);
 }
 
 void

@@ -11,6 +11,8 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/partition.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -66,13 +68,21 @@ store_leave(StoreFrame *frame)
 	AtEOXact_GUC(true, frame->nestlevel);
 }
 
+static void
+set_for_planning(const char *setting)
+{
+	(void) set_config_option(setting, "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
 /*
  * Every statement finds its rows through an index however small or however
  * badly analysed the table is when the plan is made: the plan outlives that
  * moment, and under SERIALIZABLE a sequential scan would conflict with every
  * other key.  So sequential scans are off while a plan is made, which the
  * first execution after store_plan() does (CURSOR_OPT_GENERIC_PLAN); the
- * frame's nest level turns them on again.
+ * frame's nest level turns them on again.  The cost that stands for "off"
+ * must not have a plan compiled, which would take longer than all it does.
  */
 SPIPlanPtr
 store_plan(StoreFrame *frame, StorePlan *plan)
@@ -90,9 +100,8 @@ store_plan(StoreFrame *frame, StorePlan *plan)
 		SPI_freeplan(old);
 	}
 
-	(void) set_config_option("enable_seqscan", "off",
-							 PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	set_for_planning("enable_seqscan");
+	set_for_planning("jit");
 	schema = quote_identifier(get_namespace_name(frame->schema));
 	made = SPI_prepare_cursor(psprintf(plan->sql, schema, schema),
 							  plan->nargs, plan->argtypes,
@@ -113,6 +122,23 @@ store_plan(StoreFrame *frame, StorePlan *plan)
  * prune of this very key, is for the caller a conflict that a retry settles,
  * never a unique violation that it would have to interpret.
  */
+/* Is this our table, or a partition of it? */
+static bool
+is_of_table(const ErrorData *edata, Oid schema, const char *table)
+{
+	Oid			ours = get_relname_relid(table, schema);
+	Oid			theirs;
+
+	if (edata->table_name == NULL || edata->schema_name == NULL)
+		return false;
+	theirs = get_relname_relid(edata->table_name,
+							   get_namespace_oid(edata->schema_name, true));
+	if (theirs == ours)
+		return OidIsValid(ours);
+	return OidIsValid(theirs) && get_rel_relispartition(theirs) &&
+		list_member_oid(get_partition_ancestors(theirs), ours);
+}
+
 void
 store_rethrow_conflict(MemoryContext caller, Oid schema, const char *table)
 {
@@ -127,9 +153,7 @@ store_rethrow_conflict(MemoryContext caller, Oid schema, const char *table)
 	FlushErrorState();
 	if (unique_violation)
 	{
-		if (edata->table_name == NULL || edata->schema_name == NULL ||
-			strcmp(edata->table_name, table) != 0 ||
-			strcmp(edata->schema_name, get_namespace_name(schema)) != 0)
+		if (!is_of_table(edata, schema, table))
 			ReThrowError(edata);	/* a trigger's own business */
 		edata->sqlerrcode = ERRCODE_T_R_SERIALIZATION_FAILURE;
 		edata->message = pstrdup("could not serialize access to an idempotency key due to a concurrent change");
@@ -159,9 +183,25 @@ store_execute(StoreFrame *frame, StorePlan *plan, Datum *values,
 	}
 	PG_END_TRY();
 
+	if (rc == SPI_OK_REWRITTEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("rules on table \"%s\" are not supported", frame->table)));
 	if (rc != expected)
 		elog(ERROR, "SPI_execute_snapshot returned %s",
 			 SPI_result_code_string(rc));
+}
+
+void
+store_execute_insert(StoreFrame *frame, StorePlan *plan, Datum *values,
+					 const char *nulls)
+{
+	store_execute(frame, plan, values, nulls, SPI_OK_INSERT);
+	if (SPI_processed != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+				 errmsg("row was not stored in table \"%s\"", frame->table),
+				 errdetail("A trigger on the table suppressed it.")));
 }
 
 Datum

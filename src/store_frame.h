@@ -24,6 +24,7 @@
 #include "executor/spi.h"
 #include "storage/lockdefs.h"
 
+#include "compat.h"
 #include "fingerprint.h"
 
 #define STORE_KEYS "idempotency_keys"
@@ -59,6 +60,10 @@ extern void store_leave(StoreFrame *frame);
 /* The statement's plan, made anew if the kept one no longer fits. */
 extern SPIPlanPtr store_plan(StoreFrame *frame, StorePlan *plan);
 
+/* Insert one row by a statement: one that is not stored is an error. */
+extern void store_execute_insert(StoreFrame *frame, StorePlan *plan,
+								 Datum *values, const char *nulls);
+
 /*
  * Run a statement in the frame and expect this SPI result code.  A statement
  * that writes reports a conflict that the key's lock did not prevent as
@@ -71,8 +76,8 @@ extern void store_execute(StoreFrame *frame, StorePlan *plan, Datum *values,
  * To be called where an error of a write to the table was caught: throws it
  * again, a conflict as 40001 with a hint.
  */
-extern void store_rethrow_conflict(MemoryContext caller, Oid schema,
-								   const char *table) pg_attribute_noreturn();
+pg_noreturn extern void store_rethrow_conflict(MemoryContext caller,
+											   Oid schema, const char *table);
 
 /*
  * Column col of a row that the frame's statement returned: by value, or

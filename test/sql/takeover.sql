@@ -8,7 +8,7 @@
 CREATE FUNCTION pg_temp.end_lease(key text) RETURNS text LANGUAGE sql AS $$
 	UPDATE idempotency_claims c SET lease_until = clock_timestamp() WHERE c.key = end_lease.key RETURNING 'ended'
 $$;
-SELECT plan(62);
+SELECT plan(66);
 CREATE FUNCTION pg_temp.claim(key text) RETURNS text LANGUAGE sql AS $$
 	SELECT concat_ws(' ', attempt, checkpoint, state, CASE WHEN lease_until > clock_timestamp() THEN 'live' ELSE 'ended' END)
 	FROM idempotency_claims c WHERE c.key = claim.key
@@ -124,4 +124,9 @@ SELECT lives_ok($$SELECT idempotent_finish('again', 'k', attempt => 1)$$, 'finis
 SELECT is(outcome || attempt, 'started2', 'the second life begins with the next number') FROM idempotent_begin('again', 'k', lease => '1 hour');
 SELECT throws_ok($$SELECT idempotent_finish('again', 'k', attempt => 1)$$, 'IK410', NULL, 'so that a worker of the first is refused');
 SELECT lives_ok($$SELECT idempotent_finish('again', 'k', attempt => 2)$$, 'and that of the second is not');
+-- A takeover tells what is asked for where the first attempt did not.
+SELECT is(outcome, 'started', 'without a request') FROM idempotent_begin('adopt', 'k', lease => '1 microsecond');
+SELECT is(outcome, 'recovered', 'taken over with one') FROM idempotent_begin('adopt', 'k', request => '{"a": 1}', lease => '1 hour');
+SELECT throws_ok($$SELECT idempotent_begin('adopt', 'k', request => '{"a": 2}')$$, 'IK422', NULL, 'which another one is compared with');
+SELECT is((SELECT request FROM idempotency_claims WHERE scope = 'adopt'), '{"a": 1}', 'and is kept for whoever resumes');
 -- No finish(): pgTAP's own count is rolled back with the rest.

@@ -1,0 +1,29 @@
+-- A finish that stored nothing is an error, and a conflict in a partition is one like any other.
+\set ECHO none
+\getenv dir PG_ABS_SRCDIR
+\set setup :dir '/setup.sql'
+\i :setup
+BEGIN;
+SELECT plan(8);
+CREATE FUNCTION suppress() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE TRIGGER suppress BEFORE INSERT ON idempotency_keys FOR EACH ROW EXECUTE FUNCTION suppress();
+SELECT is(outcome, 'started', 'begun') FROM idempotent_begin('s', 'trigger');
+SELECT throws_ok($$SELECT idempotent_finish('s', 'trigger')$$, '09000', NULL, 'a trigger that suppresses the row fails finish');
+SELECT is(idempotent_release('s', 'trigger'), true, 'the attempt is still open');
+DROP TRIGGER suppress ON idempotency_keys;
+
+CREATE RULE nothing AS ON INSERT TO idempotency_keys DO INSTEAD NOTHING;
+SELECT is(outcome, 'started', 'begun') FROM idempotent_begin('s', 'rule');
+SELECT throws_ok($$SELECT idempotent_finish('s', 'rule')$$, '0A000', NULL, 'and so does a rule');
+SELECT is(idempotent_release('s', 'rule'), true, 'the attempt is still open');
+DROP RULE nothing ON idempotency_keys;
+
+ALTER TABLE idempotency_keys RENAME TO idempotency_keys_heap;
+CREATE TABLE idempotency_keys (LIKE idempotency_keys_heap INCLUDING DEFAULTS, PRIMARY KEY (id)) PARTITION BY HASH (id);
+CREATE TABLE part_of_keys PARTITION OF idempotency_keys FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+SELECT is(outcome, 'started', 'begun') FROM idempotent_begin('s', 'partition');
+INSERT INTO idempotency_keys (id, scope, key, attempt, first_seen_at, finished_at, expires_at)
+	VALUES (pg_temp.id_of('s', 'partition'), 's', 'partition', 1, now(), now(), now() + interval '1 day');
+SELECT throws_ok($$SELECT idempotent_finish('s', 'partition')$$, '40001', NULL, 'a conflict in a partition is a 40001');
+-- No finish(): pgTAP's own count is rolled back with the rest.
+ROLLBACK;
