@@ -12,6 +12,16 @@ use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('workers');
 $node->init;
+
+# Where there is auto_explain, the plans are looked at too.
+chomp(my $lib = `pg_config --pkglibdir`);
+my $explained = grep { -e "$lib/auto_explain$_" } '.so', '.dylib', '.dll';
+$node->append_conf('postgresql.conf', q{
+	session_preload_libraries = 'auto_explain'
+	auto_explain.log_min_duration = 0
+	auto_explain.log_nested_statements = on
+	auto_explain.log_analyze = on
+}) if $explained;
 $node->start;
 
 # 300 claims of attempt 1, 2 or 3 whose lease has ended; and one that is live, one that is to wait for its next try.
@@ -78,5 +88,15 @@ is( $node->safe_psql('postgres', q{
 		SELECT count(*) FROM idempotency_keys k JOIN work w USING (key)
 		WHERE k.attempt = w.attempt AND w.attempt = (SELECT max(attempt) FROM handed h WHERE h.key = k.key)}),
 	'300', 'by the last attempt, whose number the key tells');
+
+SKIP:
+{
+	skip 'auto_explain is not installed', 2 if !$explained;
+	my $log = slurp_file($node->logfile);
+
+	# Compiling a plan takes longer than all the rest, and would be done by each call.
+	like($log, qr/Query Text: .*idempotency_claims/, 'the plans are in the log');
+	unlike($log, qr/^\s+JIT:/m, 'none of them is compiled');
+}
 
 done_testing();
