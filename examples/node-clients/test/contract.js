@@ -48,7 +48,9 @@ export function contract(pg, name, client) {
         await other.query('BEGIN')
         await other.query('SELECT idempotent_begin($1, $2, request => $3)', ['orders', key, JSON.stringify(order)])
         const second = client.placeOrder(db, key, order)
-        while (!await value(`SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted`)) await sleep(10)
+        for (let i = 0; i < 3000 && !await value(`SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted`); i++) {
+          await sleep(10)
+        }
         await other.query('SELECT idempotent_finish($1, $2, $3)', ['orders', key, '{"id": 4711}'])
         await other.query('COMMIT')
         other.release()
