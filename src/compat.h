@@ -14,6 +14,7 @@
 #define IDEMPOTENCY_COMPAT_H
 
 #include "access/genam.h"
+#include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
@@ -115,6 +116,7 @@ compat_shared_area(const char *name, Size size, void (*init) (void *))
 		if (geterrcode() != ERRCODE_OUT_OF_MEMORY)
 			PG_RE_THROW();
 		FlushErrorState();
+		HOLD_INTERRUPTS();		/* the lock's hold, which the error undid */
 	}
 	PG_END_TRY();
 	LWLockRelease(AddinShmemInitLock);

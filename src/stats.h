@@ -6,7 +6,9 @@
  *
  * Counted with atomics when it happens, in transactions that roll back later
  * too.  The memory is taken on first use, so no shared_preload_libraries are
- * needed; where it cannot be had, nothing is counted and nothing fails.  A
+ * needed.  Where the main segment has none left (before 17), nothing is
+ * counted and nothing fails; from 17 on a server that is out of dynamic shared
+ * memory says so (53200), as for any use of it, and the next call tries again.  A
  * restart of the server, a crash included, begins at zero and says when.
  *
  * Portions Copyright (c) 2026, the idempotency developers

@@ -62,8 +62,10 @@ direct_open(DirectTable *direct, Oid schema, const char *table,
 
 	if (!OidIsValid(relid))
 		return false;
-	direct->table = table_open(relid, AccessShareLock);
+	direct->table = try_table_open(relid, AccessShareLock);
 	direct->index = NULL;
+	if (direct->table == NULL)
+		return false;			/* dropped just now */
 	if (is_plain_table(direct->table, types, ntypes))
 	{
 		/* The claims of those who use no leases: a page count, no scan. */
@@ -151,7 +153,9 @@ direct_insert(Oid schema, const char *table, const Oid *types, int ntypes,
 
 	if (!OidIsValid(relid))
 		return false;
-	rel = table_open(relid, RowExclusiveLock);
+	rel = try_table_open(relid, RowExclusiveLock);
+	if (rel == NULL)
+		return false;			/* dropped just now */
 	if (!is_plain_table(rel, types, ntypes) ||
 		!has_nothing_to_run(rel, ntypes))
 	{

@@ -35,14 +35,15 @@ store_enter(StoreFrame *frame, Oid schema, const char *table,
 	frame->table = table;
 	frame->caller = CurrentMemoryContext;
 	frame->relid = get_relname_relid(table, schema);
-	if (!OidIsValid(frame->relid))
+
+	/* Locking also reads the invalidations that plans depend on. */
+	rel = OidIsValid(frame->relid) ? try_table_open(frame->relid, lockmode) : NULL;
+	if (rel == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table \"%s\" of extension \"idempotency\" does not exist", table),
 				 errhint("Create the extension anew; its functions and tables belong in one schema.")));
 
-	/* Locking also reads the invalidations that plans depend on. */
-	rel = table_open(frame->relid, lockmode);
 	owner = rel->rd_rel->relowner;
 	table_close(rel, NoLock);
 
@@ -122,7 +123,11 @@ store_plan(StoreFrame *frame, StorePlan *plan)
  * prune of this very key, is for the caller a conflict that a retry settles,
  * never a unique violation that it would have to interpret.
  */
-/* Is this our table, or a partition of it? */
+/*
+ * Is this our table, or a partition of it?  Asked after a unique violation
+ * alone, which is raised with no lock held that a look into the catalogs
+ * could run into.
+ */
 static bool
 is_of_table(const ErrorData *edata, Oid schema, const char *table)
 {
