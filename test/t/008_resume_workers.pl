@@ -95,8 +95,10 @@ SKIP:
 	my $log = slurp_file($node->logfile);
 
 	# Compiling a plan takes longer than all the rest, and would be done by each call.
-	like($log, qr/Query Text: .*idempotency_claims/, 'the plans are in the log');
-	unlike($log, qr/^\s+JIT:/m, 'none of them is compiled');
+	# What the test itself asks may be compiled or not, as statistics have it.
+	my @plans = grep { /Query Text: .*idempotency_claims.*OPERATOR\(pg_catalog/ } split /^(?=\d{4}-\d\d-\d\d )/m, $log;
+	ok(@plans > 0, 'the plans are in the log');
+	is(scalar(grep { /^\s+JIT:/m } @plans), 0, 'none of them is compiled');
 }
 
 done_testing();
