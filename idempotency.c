@@ -786,9 +786,7 @@ idempotent_finish_many(PG_FUNCTION_ARGS)
 
 	check_may_write("idempotent_finish_many()");
 	n = get_key_names(fcinfo, &names, &keys);
-	n = attempt_many_arrange(names, n);
-	attempt_finish_many(names, n);
-	PG_RETURN_INT64(n);
+	PG_RETURN_INT64(attempt_finish_many(names, n));
 }
 
 /*

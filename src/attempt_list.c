@@ -10,7 +10,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
@@ -35,6 +34,7 @@ typedef struct AttemptList
 	int			capacity;
 	Attempt   **attempts;		/* in the order of their begins */
 	HTAB	   *index;			/* NULL: not made, or no longer right */
+	uint64		ends;			/* how many attempts have been ended */
 	SubTransactionId newest;	/* no subtransaction above it is named here */
 } AttemptList;
 
@@ -78,7 +78,6 @@ index_create(void)
 		index_attempt(list->attempts[i]);
 }
 
-/* At most one attempt on a key is open, and it is the newest. */
 static Attempt *
 index_lookup(const KeyId *id)
 {
@@ -87,13 +86,12 @@ index_lookup(const KeyId *id)
 	if (list->index == NULL)
 		index_create();
 	entry = hash_search(list->index, id, HASH_FIND, NULL);
-	if (entry == NULL || entry->attempt->ended_in != InvalidSubTransactionId)
-		return NULL;
-	return entry->attempt;
+	return entry == NULL ? NULL : entry->attempt;
 }
 
-Attempt *
-attempt_list_open(const KeyId *id)
+/* The newest attempt on a key, open or not, or NULL. */
+static Attempt *
+find_newest(const KeyId *id)
 {
 	if (list == NULL)
 		return NULL;
@@ -103,34 +101,65 @@ attempt_list_open(const KeyId *id)
 	{
 		Attempt    *attempt = list->attempts[i];
 
-		if (attempt->ended_in == InvalidSubTransactionId &&
-			memcmp(&attempt->id, id, sizeof(*id)) == 0)
+		if (memcmp(&attempt->id, id, sizeof(*id)) == 0)
 			return attempt;
 	}
 	return NULL;
 }
 
+/* At most one attempt on a key is open, and it is the newest. */
+Attempt *
+attempt_list_open(const KeyId *id)
+{
+	Attempt    *attempt = find_newest(id);
+
+	return attempt != NULL && attempt->ended_in == InvalidSubTransactionId ?
+		attempt : NULL;
+}
+
+uint64
+attempt_list_ends(void)
+{
+	return list == NULL ? 0 : list->ends;
+}
+
+bool
+attempt_list_ended_after(const KeyId *id, uint64 ends)
+{
+	Attempt    *attempt = find_newest(id);
+
+	return attempt != NULL && attempt->ended_in != InvalidSubTransactionId &&
+		attempt->end > ends;
+}
+
 Attempt *
 attempt_list_add(const KeyName *name)
 {
-	MemoryContext old;
+	int			scope_len = VARSIZE_ANY_EXHDR(name->scope);
+	int			key_len = VARSIZE_ANY_EXHDR(name->key);
 	Attempt    *attempt;
 
 	if (list == NULL)
 		list_create();
-	old = MemoryContextSwitchTo(list->context);
 	if (list->n == list->capacity)
 	{
 		list->attempts = repalloc(list->attempts,
 								  2 * list->capacity * sizeof(Attempt *));
 		list->capacity *= 2;
 	}
-	attempt = palloc0(sizeof(Attempt));
+
+	/* One piece, with both names behind it: a batch has thousands of them. */
+	attempt = MemoryContextAlloc(list->context,
+								 sizeof(Attempt) + scope_len + key_len + 2);
+	memset(attempt, 0, sizeof(Attempt));
 	attempt->id = name->id;
-	attempt->scope = text_to_cstring(name->scope);
-	attempt->key = text_to_cstring(name->key);
+	attempt->scope = (char *) (attempt + 1);
+	memcpy(attempt->scope, VARDATA_ANY(name->scope), scope_len);
+	attempt->scope[scope_len] = '\0';
+	attempt->key = attempt->scope + scope_len + 1;
+	memcpy(attempt->key, VARDATA_ANY(name->key), key_len);
+	attempt->key[key_len] = '\0';
 	attempt->begun_in = GetCurrentSubTransactionId();
-	MemoryContextSwitchTo(old);
 
 	list->newest = Max(list->newest, attempt->begun_in);
 	list->attempts[list->n++] = attempt;
@@ -143,6 +172,7 @@ void
 attempt_list_end(Attempt *attempt)
 {
 	attempt->ended_in = GetCurrentSubTransactionId();
+	attempt->end = ++list->ends;
 	list->newest = Max(list->newest, attempt->ended_in);
 }
 

@@ -36,6 +36,7 @@ typedef struct Attempt
 	TimestampTz expires_at;
 	SubTransactionId begun_in;
 	SubTransactionId ended_in;	/* InvalidSubTransactionId: open */
+	uint64		end;			/* which of the ends that was */
 } Attempt;
 
 /* Called once, when the library is loaded. */
@@ -49,6 +50,13 @@ extern Attempt *attempt_list_add(const KeyName *name);
 
 /* The attempt has been finished or released, now. */
 extern void attempt_list_end(Attempt *attempt);
+
+/*
+ * How many attempts have been ended so far, and was the key's newest one ended
+ * after so many?
+ */
+extern uint64 attempt_list_ends(void);
+extern bool attempt_list_ended_after(const KeyId *id, uint64 ends);
 
 /* Was it begun in the current subtransaction (or in one merged into it)? */
 extern bool attempt_list_begun_here(const Attempt *attempt);

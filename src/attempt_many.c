@@ -119,15 +119,19 @@ attempt_begin_many(const KeyName *names, int n, int64 retention,
 	stats_count(STATS_REPLAYED, n - nstarted);
 }
 
-void
+int
 attempt_finish_many(const KeyName *names, int n)
 {
 	static const Response empty = {0};
+	uint64		before = attempt_list_ends();
+	int			finished = 0;
 
 	for (int i = 0; i < n; i++)
 	{
 		Attempt    *attempt = attempt_list_open(&names[i].id);
 
+		if (attempt == NULL && attempt_list_ended_after(&names[i].id, before))
+			continue;			/* a duplicate */
 		if (attempt == NULL || !attempt->inserted)
 			attempt_finish(&names[i], &empty, 0);
 		else
@@ -135,5 +139,7 @@ attempt_finish_many(const KeyName *names, int n)
 			attempt_list_end(attempt);
 			stats_count(STATS_FINISHED, 1);
 		}
+		finished++;
 	}
+	return finished;
 }

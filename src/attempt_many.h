@@ -26,17 +26,17 @@
 
 #define MANY_LOCKED 200
 
-/*
- * Sort names by id and drop duplicates; returns how many are left.  Both
- * functions below want them so.
- */
+/* Sort names by id and drop duplicates, for begin; returns how many are left. */
 extern int	attempt_many_arrange(KeyName *names, int n);
 
 /* Begin an attempt on each key that is new; started[i] tells which. */
 extern void attempt_begin_many(const KeyName *names, int n, int64 retention,
 							   bool *started);
 
-/* Finish the open attempts on these keys, each of which must have one. */
-extern void attempt_finish_many(const KeyName *names, int n);
+/*
+ * Finish the open attempts on these keys, each of which must have one; they may
+ * be in any order and with duplicates.  Returns how many were finished.
+ */
+extern int	attempt_finish_many(const KeyName *names, int n);
 
 #endif							/* IDEMPOTENCY_ATTEMPT_MANY_H */

@@ -90,6 +90,19 @@ direct_close(DirectTable *direct)
 	table_close(direct->table, NoLock);
 }
 
+bool
+direct_is_empty(Oid schema, const char *table)
+{
+	DirectTable direct;
+	bool		empty;
+
+	if (!direct_open(&direct, schema, table, NULL, 0))
+		return false;
+	empty = direct.index == NULL;
+	direct_close(&direct);
+	return empty;
+}
+
 TupleTableSlot *
 direct_read(DirectTable *direct, const KeyId *id, Snapshot snapshot)
 {

@@ -42,6 +42,9 @@ extern bool direct_open(DirectTable *direct, Oid schema, const char *table,
 						const Oid *types, int ntypes);
 extern void direct_close(DirectTable *direct);
 
+/* Is this a plain table without a single page? */
+extern bool direct_is_empty(Oid schema, const char *table);
+
 /*
  * The row of this id that the snapshot shows, all its columns fetched, or NULL.  It
  * is the table's own slot: valid until ExecDropSingleTupleTableSlot().

@@ -15,6 +15,7 @@
 #include "utils/uuid.h"
 
 #include "store.h"
+#include "store_direct.h"
 #include "store_frame.h"
 
 /* Rows come in the arrays' order, which is that of the ids. */
@@ -130,7 +131,7 @@ store_find_claim(const KeyName *names, int n)
 	Datum		keys;
 	int			found = -1;
 
-	if (n == 0)
+	if (n == 0 || direct_is_empty(names[0].schema, STORE_CLAIMS))
 		return -1;
 	names_as_arrays(names, n, NULL, &values[0], &keys);
 	store_enter(&frame, names[0].schema, STORE_CLAIMS, AccessShareLock);
