@@ -206,9 +206,13 @@ refuse_second_begin(const AttemptRequest *request)
  * Get the key's lock if that can be had, and read what is stored once it is
  * ours.  Whoever replays holds the lock for a moment only, so a lock that is
  * taken says little: what is stored by then may answer already.
+ *
+ * now is the time by which that was judged: whoever judges again must not find
+ * that a key has expired in between, with no lock to act on it.
  */
 static bool
-lock_and_read(const AttemptRequest *request, Stored *stored)
+lock_and_read(const AttemptRequest *request, Stored *stored,
+			  TimestampTz *now)
 {
 	const KeyId *id = &request->name.id;
 	Outcome		outcome;
@@ -216,17 +220,20 @@ lock_and_read(const AttemptRequest *request, Stored *stored)
 	if (keylock_try(id))
 	{
 		store_read(&request->name, true, stored);
+		*now = GetCurrentTimestamp();
 		return true;
 	}
 
 	store_read(&request->name, false, stored);
-	outcome = decide(request, stored, false, GetCurrentTimestamp());
+	*now = GetCurrentTimestamp();
+	outcome = decide(request, stored, false, *now);
 	if (!request->wait || outcome != OUTCOME_IN_PROGRESS)
 		return false;
 
 	stats_count(STATS_WAITED, 1);
 	keylock_wait(id);
 	store_read(&request->name, true, stored);
+	*now = GetCurrentTimestamp();
 	return true;
 }
 
@@ -253,8 +260,7 @@ attempt_begin(const AttemptRequest *request, AttemptResult *result)
 	bool		locked;
 
 	refuse_second_begin(request);
-	locked = lock_and_read(request, &stored);
-	now = GetCurrentTimestamp();
+	locked = lock_and_read(request, &stored, &now);
 
 	memset(result, 0, sizeof(*result));
 	result->outcome = decide(request, &stored, locked, now);

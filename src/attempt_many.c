@@ -106,7 +106,12 @@ attempt_begin_many(const KeyName *names, int n, int64 retention,
 		Attempt    *attempt;
 
 		if (!started[i])
+		{
+			/* a replay keeps no lock */
+			if (n <= MANY_LOCKED)
+				keylock_release(&names[i].id);
 			continue;
+		}
 		attempt = attempt_list_add(&names[i]);
 		attempt->number = 1;
 		attempt->locked = n <= MANY_LOCKED;

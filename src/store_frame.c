@@ -118,12 +118,6 @@ store_plan(StoreFrame *frame, StorePlan *plan)
 }
 
 /*
- * The key's lock keeps two writers of one key apart.  What it cannot keep
- * out, a row that came another way (the owner's own INSERT, replication) or a
- * prune of this very key, is for the caller a conflict that a retry settles,
- * never a unique violation that it would have to interpret.
- */
-/*
  * Is this our table, or a partition of it?  Asked after a unique violation
  * alone, which is raised with no lock held that a look into the catalogs
  * could run into.
@@ -144,6 +138,12 @@ is_of_table(const ErrorData *edata, Oid schema, const char *table)
 		list_member_oid(get_partition_ancestors(theirs), ours);
 }
 
+/*
+ * The key's lock keeps two writers of one key apart.  What it cannot keep
+ * out, a row that came another way (the owner's own INSERT, replication) or a
+ * prune of this very key, is for the caller a conflict that a retry settles,
+ * never a unique violation that it would have to interpret.
+ */
 void
 store_rethrow_conflict(MemoryContext caller, Oid schema, const char *table)
 {

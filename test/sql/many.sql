@@ -58,6 +58,7 @@ SELECT is(idempotent_finish_many('many', '{x,y}'), 2::bigint, 'finished');
 COMMIT;
 BEGIN;
 SELECT is(pg_temp.begin_many('{a,x,y,z}'), '{x,y,z}', 'expired keys count as absent');
+SELECT is(pg_temp.locks(), 3::bigint, 'and the one that is replayed keeps no lock');
 SELECT is(idempotent_finish_many('many', '{x,y,z}'), 3::bigint, 'finished');
 COMMIT;
 SELECT is(pg_temp.begin_many('{x,y,z}'), '{}', 'and are honoured again');
