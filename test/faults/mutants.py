@@ -116,7 +116,8 @@ def protocol(name, *more, **settings):
 
 
 MUTANTS = (
-    protocol("no mistake, the protocol in SQL", ONE_TRANSACTION, (), ("terminate", "kill -9"), seconds=4),
+    protocol("no mistake, the protocol in SQL", ONE_TRANSACTION, (), ("terminate", "kill -9"), seconds=4,
+             patience=60),
     Mutant("key committed apart from the work", "", ("key apart",), ("a key without its work",), ("terminate",),
            seconds=3),
     protocol("no lock", ONE_TRANSACTION, TWICE),
