@@ -24,8 +24,6 @@
  */
 #include "postgres.h"
 
-#include "common/cryptohash.h"
-#include "common/sha2.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
@@ -33,6 +31,7 @@
 #include "utils/numeric.h"
 
 #include "fingerprint.h"
+#include "sha256.h"
 
 #define FORM_DIGEST		0
 #define FORM_JSONB_V1	1
@@ -40,23 +39,16 @@
 /* Header of numeric_send's output: ndigits, weight, sign, dscale. */
 #define NUMERIC_HEADER	(4 * sizeof(int16))
 
-static void
-hash_bytes_into(pg_cryptohash_ctx *ctx, const void *bytes, size_t len)
-{
-	if (pg_cryptohash_update(ctx, bytes, len) < 0)
-		elog(ERROR, "could not compute SHA-256 of a request");
-}
-
 /* A tag and a 32-bit length or count. */
 static void
-hash_head(pg_cryptohash_ctx *ctx, char tag, uint32 n)
+hash_head(Sha256 *hash, char tag, uint32 n)
 {
 	uint8		head[1 + sizeof(uint32)];
 
 	n = pg_hton32(n);
 	head[0] = (uint8) tag;
 	memcpy(head + 1, &n, sizeof(n));
-	hash_bytes_into(ctx, head, sizeof(head));
+	sha256_update(hash, head, sizeof(head));
 }
 
 /*
@@ -65,7 +57,7 @@ hash_head(pg_cryptohash_ctx *ctx, char tag, uint32 n)
  * here rather than trusted, since a fingerprint lives long.
  */
 static void
-hash_numeric_into(pg_cryptohash_ctx *ctx, Numeric num)
+hash_numeric_into(Sha256 *hash, Numeric num)
 {
 	bytea	   *wire = DatumGetByteaPP(DirectFunctionCall1(numeric_send,
 														   NumericGetDatum(num)));
@@ -93,29 +85,29 @@ hash_numeric_into(pg_cryptohash_ctx *ctx, Numeric num)
 	head[1] = ndigits > 0 ? pg_hton16(weight) : 0;
 	if (ndigits == 0)
 		head[2] = 0;			/* zero has no sign */
-	hash_bytes_into(ctx, "#", 1);
-	hash_bytes_into(ctx, head, sizeof(head));
-	hash_bytes_into(ctx, digits, ndigits * sizeof(int16));
+	sha256_update(hash, "#", 1);
+	sha256_update(hash, head, sizeof(head));
+	sha256_update(hash, digits, ndigits * sizeof(int16));
 	pfree(wire);
 }
 
 static void
-hash_scalar_into(pg_cryptohash_ctx *ctx, const JsonbValue *v)
+hash_scalar_into(Sha256 *hash, const JsonbValue *v)
 {
 	switch (v->type)
 	{
 		case jbvNull:
-			hash_bytes_into(ctx, "n", 1);
+			sha256_update(hash, "n", 1);
 			break;
 		case jbvBool:
-			hash_bytes_into(ctx, v->val.boolean ? "t" : "f", 1);
+			sha256_update(hash, v->val.boolean ? "t" : "f", 1);
 			break;
 		case jbvNumeric:
-			hash_numeric_into(ctx, v->val.numeric);
+			hash_numeric_into(hash, v->val.numeric);
 			break;
 		case jbvString:
-			hash_head(ctx, '"', v->val.string.len);
-			hash_bytes_into(ctx, v->val.string.val, v->val.string.len);
+			hash_head(hash, '"', v->val.string.len);
+			sha256_update(hash, v->val.string.val, v->val.string.len);
 			break;
 		default:
 			elog(ERROR, "unexpected jsonb value type: %d", (int) v->type);
@@ -124,7 +116,7 @@ hash_scalar_into(pg_cryptohash_ctx *ctx, const JsonbValue *v)
 
 /* Feed the canonical form to the hash. */
 static void
-hash_jsonb_into(pg_cryptohash_ctx *ctx, Jsonb *jb)
+hash_jsonb_into(Sha256 *hash, Jsonb *jb)
 {
 	JsonbIterator *it = JsonbIteratorInit(&jb->root);
 	JsonbIteratorToken token;
@@ -137,15 +129,15 @@ hash_jsonb_into(pg_cryptohash_ctx *ctx, Jsonb *jb)
 		{
 			case WJB_BEGIN_ARRAY:
 				if (!v.val.array.rawScalar)
-					hash_head(ctx, '[', v.val.array.nElems);
+					hash_head(hash, '[', v.val.array.nElems);
 				break;
 			case WJB_BEGIN_OBJECT:
-				hash_head(ctx, '{', v.val.object.nPairs);
+				hash_head(hash, '{', v.val.object.nPairs);
 				break;
 			case WJB_KEY:
 			case WJB_VALUE:
 			case WJB_ELEM:
-				hash_scalar_into(ctx, &v);
+				hash_scalar_into(hash, &v);
 				break;
 			default:
 				break;			/* the counts already tell where things end */
@@ -156,17 +148,13 @@ hash_jsonb_into(pg_cryptohash_ctx *ctx, Jsonb *jb)
 void
 fingerprint_of_jsonb(Jsonb *request, Fingerprint *result)
 {
-	pg_cryptohash_ctx *ctx = pg_cryptohash_create(PG_SHA256);
+	Sha256		hash;
 
-	if (ctx == NULL || pg_cryptohash_init(ctx) < 0)
-		elog(ERROR, "could not compute SHA-256 of a request");
-	hash_jsonb_into(ctx, request);
-	if (pg_cryptohash_final(ctx, result->bytes + 1, PG_SHA256_DIGEST_LENGTH) < 0)
-		elog(ERROR, "could not compute SHA-256 of a request");
-	pg_cryptohash_free(ctx);
-
+	sha256_init(&hash);
+	hash_jsonb_into(&hash, request);
+	sha256_final(&hash, result->bytes + 1);
 	result->bytes[0] = FORM_JSONB_V1;
-	result->len = 1 + PG_SHA256_DIGEST_LENGTH;
+	result->len = 1 + SHA256_LENGTH;
 }
 
 void

@@ -9,8 +9,6 @@
  */
 #include "postgres.h"
 
-#include "common/cryptohash.h"
-#include "common/sha2.h"
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
 #include "storage/lock.h"
@@ -18,11 +16,12 @@
 #include "utils/resowner.h"
 
 #include "keylock.h"
+#include "sha256.h"
 
 /*
  * The last identity that was asked for: finish asks for the one that begin
- * did, and SHA-256 is a good part of what either costs.  It follows from scope
- * and key alone, so what is remembered is never out of date.
+ * did.  It follows from scope and key alone, so what is remembered is never
+ * out of date.
  */
 #define MEMO_SIZE 512
 static struct
@@ -62,19 +61,15 @@ static void
 compute_id(const char *scope, int scope_len, const char *key, int key_len,
 		   KeyId *id)
 {
-	pg_cryptohash_ctx *ctx = pg_cryptohash_create(PG_SHA256);
 	uint64		length = pg_hton64((uint64) scope_len);
-	uint8		digest[PG_SHA256_DIGEST_LENGTH];
+	uint8		digest[SHA256_LENGTH];
+	Sha256		hash;
 
-	if (ctx == NULL ||
-		pg_cryptohash_init(ctx) < 0 ||
-		pg_cryptohash_update(ctx, (const uint8 *) &length, sizeof(length)) < 0 ||
-		pg_cryptohash_update(ctx, (const uint8 *) scope, scope_len) < 0 ||
-		pg_cryptohash_update(ctx, (const uint8 *) key, key_len) < 0 ||
-		pg_cryptohash_final(ctx, digest, sizeof(digest)) < 0)
-		elog(ERROR, "could not compute SHA-256 of an idempotency key");
-	pg_cryptohash_free(ctx);
-
+	sha256_init(&hash);
+	sha256_update(&hash, &length, sizeof(length));
+	sha256_update(&hash, scope, scope_len);
+	sha256_update(&hash, key, key_len);
+	sha256_final(&hash, digest);
 	memcpy(id->data, digest, UUID_LEN);
 }
 

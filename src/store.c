@@ -239,14 +239,17 @@ read_directly(const KeyName *name, bool locked, Stored *stored)
 	DirectTable keys;
 	DirectTable claims;
 	TupleTableSlot *slot;
+	bool		has_claims;
 
-	if (!direct_open(&keys, name->schema, STORE_KEYS,
-					 key_types, KEY_COLUMNS))
+	/* Where no leases are used a page count tells as much as a scan. */
+	has_claims = !direct_is_empty(name->schema, STORE_CLAIMS);
+	if (has_claims && !direct_open(&claims, name->schema, STORE_CLAIMS,
+								   claim_types, CLAIM_COLUMNS))
 		return false;
-	if (!direct_open(&claims, name->schema, STORE_CLAIMS,
-					 claim_types, CLAIM_COLUMNS))
+	if (!direct_open(&keys, name->schema, STORE_KEYS, key_types, KEY_COLUMNS))
 	{
-		direct_close(&keys);
+		if (has_claims)
+			direct_close(&claims);
 		return false;
 	}
 
@@ -258,7 +261,8 @@ read_directly(const KeyName *name, bool locked, Stored *stored)
 		read_key_slot(slot, &stored->key);
 		ExecDropSingleTupleTableSlot(slot);
 	}
-	slot = direct_read(&claims, &name->id, snapshot_for_read(locked));
+	slot = has_claims ?
+		direct_read(&claims, &name->id, snapshot_for_read(locked)) : NULL;
 	if (slot != NULL)
 	{
 		stored->has_claim = true;
@@ -266,8 +270,9 @@ read_directly(const KeyName *name, bool locked, Stored *stored)
 		ExecDropSingleTupleTableSlot(slot);
 	}
 	PopActiveSnapshot();
-	direct_close(&claims);
 	direct_close(&keys);
+	if (has_claims)
+		direct_close(&claims);
 	return true;
 }
 

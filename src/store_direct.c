@@ -53,30 +53,41 @@ is_plain_primary_key(Relation index)
 		index->rd_index->indkey.values[0] == 1;
 }
 
+/* Open the table if it is plain, or NULL. */
+static Relation
+open_plain_table(Oid schema, const char *name, LOCKMODE lockmode,
+				 const Oid *types, int ntypes)
+{
+	Oid			relid = get_relname_relid(name, schema);
+	Relation	table;
+
+	if (!OidIsValid(relid))
+		return NULL;
+	table = try_table_open(relid, lockmode);
+	if (table == NULL)
+		return NULL;			/* dropped just now */
+	if (is_plain_table(table, types, ntypes))
+		return table;
+	table_close(table, NoLock);
+	return NULL;
+}
+
 bool
 direct_open(DirectTable *direct, Oid schema, const char *table,
 			const Oid *types, int ntypes)
 {
-	Oid			relid = get_relname_relid(table, schema);
 	Oid			indexid;
 
-	if (!OidIsValid(relid))
-		return false;
-	direct->table = try_table_open(relid, AccessShareLock);
 	direct->index = NULL;
+	direct->table = open_plain_table(schema, table, AccessShareLock,
+									 types, ntypes);
 	if (direct->table == NULL)
-		return false;			/* dropped just now */
-	if (is_plain_table(direct->table, types, ntypes))
-	{
-		/* The claims of those who use no leases: a page count, no scan. */
-		if (RelationGetNumberOfBlocks(direct->table) == 0)
-			return true;
-		indexid = compat_primary_key(direct->table);
-		if (OidIsValid(indexid))
-			direct->index = index_open(indexid, AccessShareLock);
-		if (direct->index != NULL && is_plain_primary_key(direct->index))
-			return true;
-	}
+		return false;
+	indexid = compat_primary_key(direct->table);
+	if (OidIsValid(indexid))
+		direct->index = index_open(indexid, AccessShareLock);
+	if (direct->index != NULL && is_plain_primary_key(direct->index))
+		return true;
 	direct_close(direct);
 	return false;
 }
@@ -91,15 +102,15 @@ direct_close(DirectTable *direct)
 }
 
 bool
-direct_is_empty(Oid schema, const char *table)
+direct_is_empty(Oid schema, const char *name)
 {
-	DirectTable direct;
+	Relation	table = open_plain_table(schema, name, AccessShareLock, NULL, 0);
 	bool		empty;
 
-	if (!direct_open(&direct, schema, table, NULL, 0))
+	if (table == NULL)
 		return false;
-	empty = direct.index == NULL;
-	direct_close(&direct);
+	empty = RelationGetNumberOfBlocks(table) == 0;
+	table_close(table, NoLock);
 	return empty;
 }
 
@@ -111,8 +122,6 @@ direct_read(DirectTable *direct, const KeyId *id, Snapshot snapshot)
 	ScanKeyData key;
 	bool		found;
 
-	if (direct->index == NULL)
-		return NULL;
 	slot = table_slot_create(direct->table, NULL);
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ, UUIDPGetDatum(id));
 	scan = compat_index_beginscan(direct->table, direct->index, snapshot, 1);
@@ -158,19 +167,15 @@ bool
 direct_insert(Oid schema, const char *table, const Oid *types, int ntypes,
 			  const Datum *values, const bool *nulls)
 {
-	Oid			relid = get_relname_relid(table, schema);
-	Relation	rel;
+	Relation	rel = open_plain_table(schema, table, RowExclusiveLock,
+									   types, ntypes);
 	EState	   *estate;
 	ResultRelInfo *target;
 	bool		plain;
 
-	if (!OidIsValid(relid))
-		return false;
-	rel = try_table_open(relid, RowExclusiveLock);
 	if (rel == NULL)
-		return false;			/* dropped just now */
-	if (!is_plain_table(rel, types, ntypes) ||
-		!has_nothing_to_run(rel, ntypes))
+		return false;
+	if (!has_nothing_to_run(rel, ntypes))
 	{
 		table_close(rel, NoLock);
 		return false;

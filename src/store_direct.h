@@ -30,7 +30,7 @@
 typedef struct DirectTable
 {
 	Relation	table;
-	Relation	index;			/* NULL: the table is empty */
+	Relation	index;
 } DirectTable;
 
 /*

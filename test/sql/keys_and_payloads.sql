@@ -4,7 +4,7 @@
 \set setup :dir '/setup.sql'
 \i :setup
 BEGIN;
-SELECT plan(35);
+SELECT plan(37);
 
 CREATE TEMP TABLE names (n serial, scope text, key text);
 INSERT INTO names (scope, key) VALUES
@@ -125,6 +125,16 @@ SELECT ok(idempotent_finish('payload', '10 MB', to_jsonb(encode(body, 'hex')), h
 	= to_jsonb(encode(body, 'hex')), 'finish with 10 MB of body and 20 MB of response') FROM big;
 SELECT ok(b.body = big.body AND b.response #>> '{}' = encode(big.body, 'hex') AND b.headers = '{"big": true}', 'replayed as it was')
 FROM big, idempotent_begin('payload', '10 MB') b;
+
+-- The digests are ours; the server's own agrees with them, whatever the length does to the padding of a block.
+SELECT lives_ok($$SELECT idempotent_begin('length', k, to_jsonb(k)), idempotent_finish('length', k)
+	FROM generate_series(1, 255) n, repeat('k', n) k$$, 'keys and requests of every length');
+SELECT is_empty(
+	$$SELECT n FROM generate_series(1, 255) n, repeat('k', n) k
+	  WHERE NOT EXISTS (SELECT FROM idempotency_keys
+		WHERE id = encode(substr(sha256(int8send(6) || convert_to('length' || k, 'UTF8')), 1, 16), 'hex')::uuid
+			AND fingerprint = '\x01' || sha256('"' || int4send(n) || convert_to(k, 'UTF8')))$$,
+	'id and fingerprint are the SHA-256 that the server computes');
 
 SELECT * FROM finish();
 ROLLBACK;
