@@ -31,7 +31,8 @@ function workflow(variant, pool, worked) {
 export async function open({ pool, worked, variant, executor = 'local' }) {
   DBOS.setConfig({
     name: 'bench', logger: silent, executorID: executor, applicationVersion: '1',
-    systemDatabaseUrl: `postgresql:///${process.env.PGDATABASE}`, systemDatabasePool: openPool(),
+    // A URL is asked for, and not used where there is a pool.
+    systemDatabaseUrl: 'postgresql://not@used/here', systemDatabasePool: openPool(),
   })
   const pay = DBOS.registerWorkflow(workflow(variant, pool, worked), { name: 'pay' })
   await DBOS.launch()
