@@ -5,12 +5,12 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { DBOS } from '@dbos-inc/dbos-sdk'
 import * as api from '@dbos-inc/dbos-sdk/datasource'
-import superjson from 'superjson'
+import SuperJSON from 'superjson'
 import { statement, transaction } from './shared.mjs'
 
-const SuperJSON = superjson.SuperJSON ?? superjson
 const current = new AsyncLocalStorage()
-const find = statement('dbos_find', 'SELECT output, error FROM dbos.transaction_completion WHERE workflow_id = $1 AND function_num = $2')
+const find = statement('dbos_find', `SELECT output, error FROM dbos.transaction_completion
+  WHERE workflow_id = $1 AND function_num = $2`)
 const record = statement('dbos_record', `INSERT INTO dbos.transaction_completion (workflow_id, function_num, output)
   VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`)
 

@@ -17,7 +17,9 @@ process.on('exit', () => {
   for (const child of children) child.kill('SIGKILL')
   for (const folder of folders) rmSync(folder, { recursive: true, force: true })
 })
-for (const [signal, status] of [['SIGHUP', 129], ['SIGINT', 130], ['SIGTERM', 143]]) process.on(signal, () => process.exit(status))
+for (const [signal, status] of [['SIGHUP', 129], ['SIGINT', 130], ['SIGTERM', 143]]) {
+  process.on(signal, () => process.exit(status))
+}
 
 const adopt = (child) => {
   children.add(child)
@@ -28,8 +30,8 @@ const adopt = (child) => {
 // The packages, if they are not there. What is optional and cannot be had is missing afterwards, and no error.
 export function installPackages() {
   if (existsSync(join(HERE, 'node_modules', 'pg'))) return
-  const { status } = spawnSync('npm', ['ci', '--prefer-offline', '--no-audit', '--no-fund', '--no-update-notifier', '--loglevel=error'],
-    { cwd: HERE, stdio: ['ignore', 2, 2] })
+  const options = ['--prefer-offline', '--no-audit', '--no-fund', '--no-update-notifier', '--loglevel=error']
+  const { status } = spawnSync('npm', ['ci', ...options], { cwd: HERE, stdio: ['ignore', 2, 2] })
   if (status !== 0) {
     say('npm could not install the packages: nothing is measured')
     process.exit(0)

@@ -62,7 +62,8 @@ const CALLERS = 100
 
 // How often the work was done since: rolled back work has left no row.
 const lastCharge = async (pool) => (await pool.query('SELECT coalesce(max(id), 0) AS id FROM charges')).rows[0].id
-const chargesSince = async (pool, id) => Number((await pool.query('SELECT count(*) FROM charges WHERE id > $1', [id])).rows[0].count)
+const chargesSince = async (pool, id) =>
+  (await pool.query('SELECT count(*)::int AS count FROM charges WHERE id > $1', [id])).rows[0].count
 
 async function callers(call, key) {
   const begun = now()

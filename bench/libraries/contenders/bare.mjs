@@ -3,7 +3,8 @@ import { SCOPE, statement, transaction, work } from '../shared.mjs'
 
 export const protects = false
 
-const record = statement('record', `INSERT INTO bare (id, scope, key, attempt, response, first_seen_at, finished_at, expires_at)
+const record = statement('record', `INSERT INTO bare
+    (id, scope, key, attempt, response, first_seen_at, finished_at, expires_at)
   VALUES ($1, $2, $3, 1, $4, now(), now(), now() + interval '24 hours')`)
 
 export async function open({ pool, worked }) {

@@ -3,7 +3,9 @@
 import { Conflict, statement, work } from '../shared.mjs'
 import core from '@node-idempotency/core'
 
-const table = `CREATE TABLE IF NOT EXISTS node_idempotency (key text PRIMARY KEY, value text NOT NULL, expires_at timestamptz NOT NULL);
+const table = `CREATE TABLE IF NOT EXISTS node_idempotency (
+  key text PRIMARY KEY, value text NOT NULL, expires_at timestamptz NOT NULL
+);
 CREATE INDEX IF NOT EXISTS node_idempotency_expires_at ON node_idempotency (expires_at)`
 
 const insert = statement('insert', `INSERT INTO node_idempotency AS n (key, value, expires_at)

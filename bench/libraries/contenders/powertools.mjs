@@ -19,7 +19,9 @@ export async function open({ pool, worked, redis, patience = 29_000 }) {
   }, {
     persistenceStore: new CachePersistenceLayer({ client }),
     keyPrefix: 'acct_42 POST /v1/charges (eur)',
-    config: new IdempotencyConfig({ eventKeyJmesPath: 'key', throwOnNoIdempotencyKey: true, expiresAfterSeconds: 24 * 3600 }),
+    config: new IdempotencyConfig({
+      eventKeyJmesPath: 'key', throwOnNoIdempotencyKey: true, expiresAfterSeconds: 24 * 3600,
+    }),
   })
   const context = { getRemainingTimeInMillis: () => patience }
 

@@ -13,7 +13,8 @@ const claim = statement('claim', `INSERT INTO three_transactions (scope, key, lo
 const stored = statement('stored', 'SELECT response FROM three_transactions WHERE scope = $1 AND key = $2')
 const takeOver = statement('take_over', `UPDATE three_transactions SET locked_at = now()
   WHERE scope = $1 AND key = $2 AND response IS NULL AND locked_at < now() - $3 * interval '1 millisecond'`)
-const store = statement('store', `UPDATE three_transactions SET response = $3, locked_at = NULL WHERE scope = $1 AND key = $2`)
+const store = statement('store', `UPDATE three_transactions SET response = $3, locked_at = NULL
+  WHERE scope = $1 AND key = $2`)
 
 export async function open({ pool, worked, patience = 60_000 }) {
   await pool.query(table)
