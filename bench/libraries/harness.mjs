@@ -111,6 +111,10 @@ export class Contender {
     this.process.send({ event: 'go on' })
   }
 
+  signal(name) {
+    this.process.kill(name)
+  }
+
   kill() {
     return new Promise((resolve) => {
       if (this.process.exitCode !== null || this.process.signalCode !== null) return resolve()
