@@ -6,12 +6,21 @@ export const SCOPE = 'acct_42 POST /v1/charges (eur)'
 // Another attempt holds the key: the caller is told to come again. Contenders throw it, whatever their library throws.
 export class Conflict extends Error {}
 
-// More than the clients of a measure, and what a service of one process might have. Connections that a contender does not
-// use go away between its turns, as the others' turns need the server's slots.
+const pools = []
+
+// More than the clients of a measure, and what a service of one process might have. A connection that nobody uses goes
+// away, as the server has not enough for all contenders at once.
 export const openPool = () => {
-  const pool = new pg.Pool({ max: 20, idleTimeoutMillis: 1000 })
+  const pool = new pg.Pool({ max: 20, idleTimeoutMillis: 250 })
   pool.on('error', () => {})
+  pools.push(pool)
   return pool
+}
+
+// The connections of the last turn are gone, but for one or two that a library listens on.
+export async function drained() {
+  const open = () => pools.reduce((sum, pool) => sum + pool.totalCount, 0)
+  for (let i = 0; i < 40 && open() > 2; i++) await sleep(50)
 }
 
 // A named statement is parsed and planned once in each connection.

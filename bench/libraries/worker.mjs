@@ -1,6 +1,6 @@
 // A contender's process: opens the contender that it is named, and does what its parent says until that is gone.
 import { measures } from './measures.mjs'
-import { openPool } from './shared.mjs'
+import { drained, openPool } from './shared.mjs'
 
 const [name, json] = process.argv.slice(2)
 const options = JSON.parse(json)
@@ -27,9 +27,16 @@ async function open() {
 const opened = open()
 tell('open', opened.then(() => {}))
 
+// A turn is over when its connections are gone; a single call has its answer at once.
+const take = async (measure, args) => {
+  const result = await measures[measure](await opened, args)
+  if (measure !== 'once') await drained()
+  return result
+}
+
 process.on('message', ({ id, measure, args, event }) => {
   if (event === 'go on') goOn()
-  else tell(id, opened.then((contender) => measures[measure](contender, args)))
+  else tell(id, take(measure, args))
 })
 process.on('disconnect', () => process.exit())
 // A connection that the parent has cut, or a library's own: the call that needed it fails by itself.
