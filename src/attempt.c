@@ -207,12 +207,11 @@ refuse_second_begin(const AttemptRequest *request)
  * ours.  Whoever replays holds the lock for a moment only, so a lock that is
  * taken says little: what is stored by then may answer already.
  *
- * now is the time by which that was judged: whoever judges again must not find
- * that a key has expired in between, with no lock to act on it.
+ * What was read is judged by the time of reading, here and by the caller, who
+ * must not find that a key has expired in between, with no lock to act on it.
  */
 static bool
-lock_and_read(const AttemptRequest *request, Stored *stored,
-			  TimestampTz *now)
+lock_and_read(const AttemptRequest *request, Stored *stored)
 {
 	const KeyId *id = &request->name.id;
 	Outcome		outcome;
@@ -220,20 +219,17 @@ lock_and_read(const AttemptRequest *request, Stored *stored,
 	if (keylock_try(id))
 	{
 		store_read(&request->name, true, stored);
-		*now = GetCurrentTimestamp();
 		return true;
 	}
 
 	store_read(&request->name, false, stored);
-	*now = GetCurrentTimestamp();
-	outcome = decide(request, stored, false, *now);
+	outcome = decide(request, stored, false, stored->read_at);
 	if (!request->wait || outcome != OUTCOME_IN_PROGRESS)
 		return false;
 
 	stats_count(STATS_WAITED, 1);
 	keylock_wait(id);
 	store_read(&request->name, true, stored);
-	*now = GetCurrentTimestamp();
 	return true;
 }
 
@@ -260,7 +256,8 @@ attempt_begin(const AttemptRequest *request, AttemptResult *result)
 	bool		locked;
 
 	refuse_second_begin(request);
-	locked = lock_and_read(request, &stored, &now);
+	locked = lock_and_read(request, &stored);
+	now = stored.read_at;
 
 	memset(result, 0, sizeof(*result));
 	result->outcome = decide(request, &stored, locked, now);
@@ -418,7 +415,7 @@ attempt_lookup(const AttemptRequest *request, AttemptResult *result)
 	idle = !keylock_held_elsewhere(&request->name.id) &&
 		attempt_list_open(&request->name.id) == NULL;
 	store_read(&request->name, false, &stored);
-	now = GetCurrentTimestamp();
+	now = stored.read_at;
 
 	memset(result, 0, sizeof(*result));
 	result->outcome = decide(request, &stored, idle, now);

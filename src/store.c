@@ -234,54 +234,85 @@ snapshot_for_read(bool locked)
 }
 
 static bool
-read_directly(const KeyName *name, bool locked, Stored *stored)
+read_key_directly(const KeyName *name, bool locked, Stored *stored)
 {
 	DirectTable keys;
-	DirectTable claims;
 	TupleTableSlot *slot;
-	bool		has_claims;
 
-	/* Where no leases are used a page count tells as much as a scan. */
-	has_claims = !direct_is_empty(name->schema, STORE_CLAIMS);
-	if (has_claims && !direct_open(&claims, name->schema, STORE_CLAIMS,
-								   claim_types, CLAIM_COLUMNS))
-		return false;
 	if (!direct_open(&keys, name->schema, STORE_KEYS, key_types, KEY_COLUMNS))
-	{
-		if (has_claims)
-			direct_close(&claims);
 		return false;
-	}
-
 	PushActiveSnapshot(GetLatestSnapshot());
 	slot = direct_read(&keys, &name->id, snapshot_for_read(locked));
+	stored->has_key = slot != NULL;
 	if (slot != NULL)
 	{
-		stored->has_key = true;
 		read_key_slot(slot, &stored->key);
-		ExecDropSingleTupleTableSlot(slot);
-	}
-	slot = has_claims ?
-		direct_read(&claims, &name->id, snapshot_for_read(locked)) : NULL;
-	if (slot != NULL)
-	{
-		stored->has_claim = true;
-		read_claim_slot(slot, &stored->claim);
 		ExecDropSingleTupleTableSlot(slot);
 	}
 	PopActiveSnapshot();
 	direct_close(&keys);
-	if (has_claims)
-		direct_close(&claims);
 	return true;
+}
+
+static bool
+read_claim_directly(const KeyName *name, bool locked, Stored *stored)
+{
+	DirectTable claims;
+	TupleTableSlot *slot;
+
+	/* Where no leases are used a page count tells as much as a scan. */
+	if (direct_is_empty(name->schema, STORE_CLAIMS))
+		return true;
+	if (!direct_open(&claims, name->schema, STORE_CLAIMS,
+					 claim_types, CLAIM_COLUMNS))
+		return false;
+	PushActiveSnapshot(GetLatestSnapshot());
+	slot = direct_read(&claims, &name->id, snapshot_for_read(locked));
+	stored->has_claim = slot != NULL;
+	if (slot != NULL)
+	{
+		read_claim_slot(slot, &stored->claim);
+		ExecDropSingleTupleTableSlot(slot);
+	}
+	PopActiveSnapshot();
+	direct_close(&claims);
+	return true;
+}
+
+/*
+ * Each table is read with a snapshot newer than its lock, since a rewrite by
+ * ALTER TABLE hides the rows from older ones.  So the two are not read at one
+ * moment: without the key's lock an attempt may finish in between, whose claim
+ * is then gone and whose key was not yet there.  Hence the second look.
+ */
+static bool
+read_directly(const KeyName *name, bool locked, Stored *stored)
+{
+	if (!read_key_directly(name, locked, stored))
+		return false;
+	stored->read_at = GetCurrentTimestamp();
+
+	/*
+	 * A key that is honoured needs no look for a claim: finish took it away
+	 * when it wrote the key, and none is made while the key is honoured.
+	 */
+	if (stored->has_key && stored->key.expires_at > stored->read_at)
+		return true;
+	if (!read_claim_directly(name, locked, stored))
+		return false;
+	return locked || stored->has_claim ||
+		read_key_directly(name, locked, stored);
 }
 
 void
 store_read(const KeyName *name, bool locked, Stored *stored)
 {
 	memset(stored, 0, sizeof(*stored));
-	if (!read_directly(name, locked, stored))
-		read_by_sql(name, stored);
+	if (read_directly(name, locked, stored))
+		return;
+	memset(stored, 0, sizeof(*stored));
+	read_by_sql(name, stored);
+	stored->read_at = GetCurrentTimestamp();
 }
 
 /* The row of a finished key, in the order of the table's columns. */

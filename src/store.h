@@ -69,9 +69,13 @@ typedef struct StoredClaim
 	bool		released;		/* the attempt gave up: retry_at is set */
 } StoredClaim;
 
-/* All that is stored of a key at one moment. */
+/*
+ * All that is stored of a key.  read_at is the clock's at that moment; with a
+ * key that has not expired by then no claim is told.
+ */
 typedef struct Stored
 {
+	TimestampTz read_at;
 	bool		has_key;		/* expired ones included */
 	bool		has_claim;
 	StoredKey	key;
@@ -79,8 +83,9 @@ typedef struct Stored
 } Stored;
 
 /*
- * Read a key and its claim, both in one snapshot.  locked: the caller holds
- * the key's lock, so nobody changes them meanwhile.
+ * Read a key and its claim as they are now; one that is just being finished is
+ * one of the two, never neither.  locked: the caller holds the key's lock, so
+ * nobody changes them meanwhile.
  */
 extern void store_read(const KeyName *name, bool locked, Stored *stored);
 
