@@ -33,9 +33,10 @@ PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
-# In a VPATH build the folder of the object files is not there yet.
-$(OBJS) $(OBJS:.o=.bc): | src
-src:
+# In a VPATH build the folder of the object files is not there yet. By its full name, since make would take the one of the
+# sources for it.
+$(OBJS) $(OBJS:.o=.bc): | $(CURDIR)/src
+$(CURDIR)/src:
 	@mkdir -p $@
 
 # Without dependency tracking a changed header rebuilds everything: it is quick.
