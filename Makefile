@@ -42,6 +42,9 @@ $(CURDIR)/src:
 # Without dependency tracking a changed header rebuilds everything: it is quick.
 $(OBJS) $(OBJS:.o=.bc): $(wildcard $(SRC)/src/*.h)
 
+# The zip for PGXN, of the last commit. PGXN wants three numbers where PostgreSQL's custom is two: 1.0 is its 1.0.0.
+DISTNAME = $(EXTENSION)-$(EXTVERSION)$(if $(word 3,$(subst ., ,$(EXTVERSION))),,.0)
+
 .PHONY: dist
 dist:
-	git archive --format=zip --prefix=$(EXTENSION)-$(EXTVERSION)/ -o $(EXTENSION)-$(EXTVERSION).zip HEAD
+	git archive --format=zip --prefix=$(DISTNAME)/ -o $(DISTNAME).zip HEAD
