@@ -33,6 +33,11 @@ PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
+# Older headers lack files, of which a compiler would tell instead.
+ifeq ($(shell test $(MAJORVERSION) -ge 15 || echo old),old)
+$(error idempotency needs PostgreSQL 15 or later, and $(PG_CONFIG) is of $(MAJORVERSION))
+endif
+
 # In a VPATH build the folder of the object files is not there yet. By its full name, since make would take the one of the
 # sources for it.
 $(OBJS) $(OBJS:.o=.bc): | $(CURDIR)/src

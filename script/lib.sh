@@ -124,6 +124,8 @@ apt_native_version() {
 	apt-cache depends postgresql 2>/dev/null | sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p'
 }
 
+apt_has() { [ -n "$(apt-cache madison "$1" 2>/dev/null)" ]; }
+
 # The Debian that has a version.
 suite_of() {
 	case $1 in
