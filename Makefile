@@ -33,14 +33,23 @@ PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
-# In a VPATH build the folder of the object files is not there yet.
-$(OBJS) $(OBJS:.o=.bc): | src
-src:
+# Older headers lack files, of which a compiler would tell instead.
+ifeq ($(shell test $(MAJORVERSION) -ge 15 || echo old),old)
+$(error idempotency needs PostgreSQL 15 or later, and $(PG_CONFIG) is of $(MAJORVERSION))
+endif
+
+# In a VPATH build the folder of the object files is not there yet. By its full name, since make would take the one of the
+# sources for it.
+$(OBJS) $(OBJS:.o=.bc): | $(CURDIR)/src
+$(CURDIR)/src:
 	@mkdir -p $@
 
 # Without dependency tracking a changed header rebuilds everything: it is quick.
 $(OBJS) $(OBJS:.o=.bc): $(wildcard $(SRC)/src/*.h)
 
+# The zip for PGXN, of the last commit. PGXN wants three numbers where PostgreSQL's custom is two: 1.0 is its 1.0.0.
+DISTNAME = $(EXTENSION)-$(EXTVERSION)$(if $(word 3,$(subst ., ,$(EXTVERSION))),,.0)
+
 .PHONY: dist
 dist:
-	git archive --format=zip --prefix=$(EXTENSION)-$(EXTVERSION)/ -o $(EXTENSION)-$(EXTVERSION).zip HEAD
+	git archive --format=zip --prefix=$(DISTNAME)/ -o $(DISTNAME).zip HEAD

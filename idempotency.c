@@ -451,6 +451,26 @@ form_attempt(const AttemptResult *result, Datum *values, bool *nulls)
 }
 
 /*
+ * A session may outlive an update of the extension, which may have added
+ * columns to a row type.  This library knows nothing of them: they are null.
+ */
+static HeapTuple
+form_row(TupleDesc desc, Datum *values, bool *nulls, int n)
+{
+	Datum	   *all_values;
+	bool	   *all_nulls;
+
+	if (desc->natts <= n)
+		return heap_form_tuple(desc, values, nulls);
+	all_values = palloc0(desc->natts * sizeof(Datum));
+	all_nulls = palloc(desc->natts * sizeof(bool));
+	memset(all_nulls, true, desc->natts * sizeof(bool));
+	memcpy(all_values, values, n * sizeof(Datum));
+	memcpy(all_nulls, nulls, n * sizeof(bool));
+	return heap_form_tuple(desc, all_values, all_nulls);
+}
+
+/*
  * The function's row type is the type cache's own; a copy for each call site,
  * as get_call_result_type() makes, is most of what a call site costs.
  */
@@ -463,10 +483,8 @@ attempt_datum(FunctionCallInfo fcinfo, const AttemptResult *result)
 	bool		nulls[ATTEMPT_COLUMNS];
 	HeapTuple	tuple;
 
-	if (desc->natts > ATTEMPT_COLUMNS)
-		elog(ERROR, "return type must be idempotent_attempt");
 	form_attempt(result, values, nulls);
-	tuple = heap_form_tuple(desc, values, nulls);
+	tuple = form_row(desc, values, nulls, ATTEMPT_COLUMNS);
 	ReleaseTupleDesc(desc);
 	return HeapTupleGetDatum(tuple);
 }
@@ -590,12 +608,14 @@ idempotent_checkpoint(PG_FUNCTION_ARGS)
 											 get_jsonb(fcinfo, 4), lease));
 }
 
+#define CLAIM_COLUMNS 8
+
 static void
 put_claim(const KeyName *name, const StoredClaim *claim, void *arg)
 {
 	ReturnSetInfo *rsinfo = arg;
-	Datum		values[8];
-	bool		nulls[8] = {false};
+	Datum		values[CLAIM_COLUMNS];
+	bool		nulls[CLAIM_COLUMNS] = {false};
 
 	values[0] = PointerGetDatum(name->scope);
 	values[1] = PointerGetDatum(name->key);
@@ -605,7 +625,9 @@ put_claim(const KeyName *name, const StoredClaim *claim, void *arg)
 	set_pointer(values, nulls, 5, claim->state);
 	values[6] = TimestampTzGetDatum(claim->first_seen_at);
 	values[7] = TimestampTzGetDatum(claim->lease_until);
-	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	tuplestore_puttuple(rsinfo->setResult,
+						form_row(rsinfo->setDesc, values, nulls,
+								 CLAIM_COLUMNS));
 }
 
 /*
@@ -805,8 +827,9 @@ idempotent_lookup(PG_FUNCTION_ARGS)
 		bool		nulls[ATTEMPT_COLUMNS];
 
 		form_attempt(&result, values, nulls);
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
-							 values, nulls);
+		tuplestore_puttuple(rsinfo->setResult,
+							form_row(rsinfo->setDesc, values, nulls,
+									 ATTEMPT_COLUMNS));
 	}
 	PG_RETURN_NULL();
 }
@@ -864,8 +887,7 @@ idempotent_stats(PG_FUNCTION_ARGS)
 	bool		nulls[STATS_COUNTERS + 1];
 	TupleDesc	desc;
 
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE ||
-		desc->natts > STATS_COUNTERS + 1)
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row of counters");
 	memset(nulls, true, sizeof(nulls));
 	if (stats_read(counters, &reset_at))
@@ -875,8 +897,9 @@ idempotent_stats(PG_FUNCTION_ARGS)
 			values[i] = Int64GetDatum(counters[i]);
 		values[STATS_COUNTERS] = TimestampTzGetDatum(reset_at);
 	}
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
-													  values, nulls)));
+	PG_RETURN_DATUM(HeapTupleGetDatum(form_row(BlessTupleDesc(desc),
+											   values, nulls,
+											   STATS_COUNTERS + 1)));
 }
 
 /*

@@ -124,13 +124,25 @@ apt_native_version() {
 	apt-cache depends postgresql 2>/dev/null | sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p'
 }
 
+apt_has() { [ -n "$(apt-cache madison "$1" 2>/dev/null)" ]; }
+
+# The Debian that has a version.
+suite_of() {
+	case $1 in
+		15) echo bookworm ;;
+		17) echo trixie ;;
+		18) echo sid ;;
+		*) die "no Debian is known to have PostgreSQL $1: try 15, 17 or 18" ;;
+	esac
+}
+
 # What it takes to build the extension for a version and to run a server.
 build_packages() { printf '%s\n' "postgresql-$1" "postgresql-server-dev-$1" make gcc libc6-dev perl procps; }
 
 # --- the work folder ---
 
-# Below /tmp and not $TMPDIR: a socket's path must be short, and the user postgres must get there. The packages must be
-# installed by now, as one of them makes that user.
+# Below /tmp and not $TMPDIR: a socket's path must be short, and the user postgres must get there. Whoever runs a server in
+# it has installed the packages by now, as one of them makes that user.
 open_work() {
 	# What the caller has set for a server or a make of his own must not reach ours.
 	unset "${!PG@}" MAKEFLAGS MAKELEVEL MFLAGS
@@ -142,7 +154,7 @@ open_work() {
 	trap 'exit 143' TERM
 	mkdir "$WORK"/{src,home,tmp,socket}
 	export HOME=$WORK/home TMPDIR=$WORK/tmp LC_ALL=C.UTF-8 TZ=UTC
-	! is_root || chown -R postgres: "$WORK"
+	! is_root || ! id -u postgres >/dev/null 2>&1 || chown -R postgres: "$WORK"
 }
 
 # A job and what it has started, from the leaves on.

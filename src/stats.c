@@ -22,7 +22,12 @@
 #include "compat.h"
 #include "stats.h"
 
-#define STATS_NAME "idempotency statistics"
+/*
+ * Shared memory outlives an installation of the library.  One that lays it out
+ * differently must not find the other's, which would fail every begin until
+ * the server's restart: hence its size is part of its name.
+ */
+#define STATS_NAME "idempotency statistics, %zu bytes"
 
 /* With 128 bytes a slot this fits the slack of the main segment (15, 16). */
 #define STATS_DATABASES 128
@@ -86,9 +91,11 @@ stats_slot(void)
 {
 	if (!asked)
 	{
-		StatsArea  *area = compat_shared_area(STATS_NAME, sizeof(StatsArea),
-											  stats_area_init);
+		char		name[64];
+		StatsArea  *area;
 
+		snprintf(name, sizeof(name), STATS_NAME, sizeof(StatsArea));
+		area = compat_shared_area(name, sizeof(StatsArea), stats_area_init);
 		asked = true;
 		if (area != NULL)
 			slot = find_slot(area);

@@ -12,6 +12,7 @@ TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 BIN=$("${PG_CONFIG:-pg_config}" --bindir) || exit 1
 # What the caller has set for a server of his own must not reach ours.
 unset "${!PG@}"
+PG_CONFIG=$BIN/pg_config
 
 PASSED=0 FAILED=0 PLANNED=
 PIDS=()
