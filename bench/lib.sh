@@ -41,6 +41,13 @@ run() {	# script, settings, pgbench's options…
 	printf '%s %s\n' "$(sed -n 's/^tps = \([0-9.]*\).*/\1/p' "$WORK/pgbench.out")" "$(cat "$WORK"/tmp/log.* | stats percentiles)"
 }
 
+# Transactions a second that leave the machine at ease: at its limit a latency tells of queues alone.
+quarter_of_capacity() {	# script
+	local figures
+	figures=$(run "$1" "" -c "$clients" -T "$short") || exit 1
+	awk '{ printf "%d", $1 / 4 }' <<<"$figures"
+}
+
 # A turn: a line with the round, the contender, transactions a second, p50, p95, p99.
 turn() {	# file of turns, round, name, script, settings, pgbench's options…
 	local figures

@@ -26,12 +26,15 @@ my %label = (
 	call => 'idempotent_call',
 	select => 'SELECT by primary key',
 	replay => 'idempotent_begin',
-	statements => 'idempotency',
-	'node-idempotency' => 'node-idempotency',
+	three_transactions => 'three transactions',
+	rocket_rides => 'rocket-rides',
+	idempotency_procedure => 'idempotency in a procedure',
+	idempotency_call => 'idempotent_call',
 	dbos => 'DBOS',
-	powertools => 'Powertools, Redis',
+	node_idempotency => 'node-idempotency',
+	powertools => 'Powertools over Redis',
 );
-my %ours = map { $_ => 1 } qw(idempotency call replay statements);
+my %ours = map { $_ => 1 } qw(idempotency idempotency_procedure idempotency_call call replay);
 
 sub label { my $name = shift; return $label{$name} // $name }
 sub strong { my $name = shift; return $ours{$name} ? '**' . label($name) . '**' : label($name) }

@@ -9,7 +9,8 @@ set xlabel 'keys in the table'
 set ylabel 'cost, as a multiple of the smallest table''s'
 set grid ytics lc rgb '#e0e0e0'
 set key outside top center horizontal
-set offsets 0.2, 0.2, 0.1, 0
+stats data using 1 nooutput
+set xrange [STATS_min / 1.5:STATS_max * 1.5]
 plot data using 1:8 with linespoints pt 5 ps 0.7 lw 2 dt 2 lc rgb '#1f5fbf' title 'replay', \
 	data using 1:5 with linespoints pt 7 ps 0.7 lw 2 lc rgb '#7f7f7f' title 'one bare INSERT more', \
 	data using 1:2:3:4 with yerrorlines pt 7 ps 0.7 lw 2 lc rgb '#1f5fbf' title 'idempotency'

@@ -13,9 +13,9 @@ measure_instructions() {
 	done
 	boot_with
 	say '## Instructions for each call' '' \
-		"Counted by callgrind in a single-user backend: what $instruction_calls calls take more than $((instruction_calls / 5)), for each one. Each is a" \
-		'statement of its own, parsed and planned anew, with its commit; the last two are begin on a finished key and the' \
-		'SELECT of such a row by primary key.' '' \
+		"Counted by callgrind in a single-user backend: what $instruction_calls calls take more than $((instruction_calls / 5)), for each one," \
+		'prepared, each with its commit. The last two are a SELECT of a row by primary key, and begin on a key that is' \
+		'finished, which reads such a row.' '' \
 		'| | instructions | of one bare INSERT more | of no protection |' '|---|---:|---:|---:|'
 	instructions_table
 }
@@ -37,7 +37,10 @@ instructions_of() {	# contender
 }
 
 count_instructions() {	# contender, number of calls
-	yes "$(instructions_statement "$1")" | head -n "$2" >"$WORK/single.sql"
+	{
+		echo "PREPARE call AS $(instructions_statement "$1")"
+		yes 'EXECUTE call' | head -n "$2"
+	} >"$WORK/single.sql"
 	as_user valgrind --tool=callgrind --callgrind-out-file=/dev/null --log-file="$WORK/tmp/callgrind.log" \
 		"$PGBIN/postgres" --single -D "$DATA" postgres <"$WORK/single.sql" >"$WORK/single.out" 2>&1
 	! grep -q 'ERROR:' "$WORK/single.out" || die "$1: $(grep -m 1 'ERROR:' "$WORK/single.out")"

@@ -80,7 +80,7 @@ prune_cost_table() {	# microseconds a key: prune, vacuum, request, key's part of
 prune_beside_callers() {
 	local pruned=0
 	echo 'SELECT pay_idempotency(gen_random_uuid()::text);' >"$WORK/scripts/prune/callers.sql"
-	rate=$(run "$WORK/scripts/prune/callers.sql" "" -c "$clients" -T "$short" | awk '{ printf "%d", $1 / 4 }')
+	rate=$(quarter_of_capacity "$WORK/scripts/prune/callers.sql") || exit 1
 	for ((round = 1; round <= rounds; round++)); do
 		for name in alone scheduled row; do
 			prune_turn "$name"

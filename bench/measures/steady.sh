@@ -1,16 +1,16 @@
 # shellcheck shell=bash
 #
-# A steady state, scaled down: keys come, expire after ten seconds, are pruned each second and vacuumed by autovacuum.
-
-steady_retention=10 steady_rate=2000
+# A steady state, scaled down: keys come, expire after a ninth of the time, are pruned each second and vacuumed by autovacuum.
 
 measure_steady() {
-	local job second
+	local job second rate retention=$((steady_seconds / 9))
 	fresh
 	sql_or_die -c "ALTER SYSTEM SET autovacuum = on" -c "ALTER SYSTEM SET autovacuum_naptime = '1s'" -c 'SELECT pg_reload_conf()'
 	mkdir -p "$WORK/scripts"
 	echo 'SELECT pay_idempotency(gen_random_uuid()::text);' >"$WORK/scripts/steady.sql"
-	run "$WORK/scripts/steady.sql" "-c idempotency.retention=${steady_retention}s" -c "$clients" -R $steady_rate -T "$steady_seconds" >"$WORK/steady" &
+	rate=$(quarter_of_capacity "$WORK/scripts/steady.sql") || exit 1
+	fresh
+	run "$WORK/scripts/steady.sql" "-c idempotency.retention=${retention}s" -c "$clients" -R "$rate" -T "$steady_seconds" >"$WORK/steady" &
 	job=$!
 	for ((second = 1; second < steady_seconds; second++)); do
 		steady_tick "$second"
@@ -20,20 +20,20 @@ measure_steady() {
 	steady_report
 }
 
-# Until the second is over. What prune removes at most is five times what comes.
+# Until the second is over.
 steady_tick() {	# second
 	local started=$EPOCHREALTIME
 	sql -F ' ' -c 'SELECT FROM idempotent_prune()' \
 		-c "SELECT $1, pg_table_size('idempotency_keys') / 1e6, pg_indexes_size('idempotency_keys') / 1e6,
 			(SELECT count(*) FROM idempotency_keys)" | grep . >>"$FIGURES/steady" || die "prune failed in the steady state"
-	sleep "$(awk -v s="$started" -v n="$EPOCHREALTIME" 'BEGIN { left = 1 - (n - s); print left > 0 ? left : 0 }')"
+	sleep "$(awk -v s="$started" -v n="$EPOCHREALTIME" 'BEGIN { left = 1 - (n - s); print (left > 0 ? left : 0) }')"
 }
 
 steady_report() {
 	local middle end
 	middle=$(steady_mean 0.4 0.6)
 	end=$(steady_mean 0.8 1)
-	say '## Steady state' '' "An hour scaled down to $steady_seconds s: first requests at $steady_rate a second, a retention of $steady_retention s, prune each" \
+	say '## Steady state' '' "An hour scaled down to $steady_seconds s: first requests at $rate a second, a retention of $retention s, prune each" \
 		'second, autovacuum that looks each second. Table and indexes together:' '' \
 		'| | MB |' '|---|---:|' "| mean of the middle fifth | $middle |" "| mean of the last fifth | $end |" \
 		"| ratio | $(calc "$end / $middle") |" '' "p99 of the callers, with prune and VACUUM at work: $(awk '{ print $4 }' "$WORK/steady") ms."
