@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2016,SC2153,SC2154
 #
 # Turns of contenders, and what becomes of them. Sourced by script/bench after script/lib.sh.
 #

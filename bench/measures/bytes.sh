@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2016,SC2153,SC2154
 #
 # What a key takes: bytes of WAL, heap and indexes.
 

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2016,SC2153,SC2154
 #
 # How the cost of a key grows with the keys that are already there. A database for each size has so many finished keys,
 # and so many rows in the bare table, whose growth is that of a B-tree over random values and of nothing else.

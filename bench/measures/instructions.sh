@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2016,SC2153,SC2154
 #
 # Instructions for each call, counted by callgrind in a single-user backend: repeatable where time is not.
 

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2016,SC2153,SC2154
 #
 # The same by Node: real libraries that can be installed, and by their side what an application does with pg alone.
 
@@ -36,7 +36,9 @@ libraries_table() {	# measure
 libraries_storm() {
 	say '' 'A storm of a hundred callers of one new key: until each has the response or was told to come again.' '' \
 		'| | ms | answered | told to come again | times that the work was done |' '|---|---:|---:|---:|---:|'
-	for name in $(awk '{ print $2 }' "$FIGURES/libraries.storm" | awk '!seen[$1]++'); do
+	local name column names
+	mapfile -t names < <(awk '!seen[$2]++ { print $2 }' "$FIGURES/libraries.storm")
+	for name in "${names[@]}"; do
 		printf '| %s |' "$(stats label "$name")"
 		for column in 3 4 5 6; do
 			printf ' %.0f |' "$(stats median "$FIGURES/libraries.storm" "$name" "$column")"

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2016,SC2153,SC2154
 #
 # A mixed load through a stored procedure: of a hundred requests five are retries of the connection's last key.
 

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2016,SC2153,SC2154
 #
 # First requests through a stored procedure, one call each: throughput and latency.
 

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2016,SC2153,SC2154
 #
 # Prune of expired keys: what it costs, and what it does to the callers beside it.
 

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2016,SC2153,SC2154
 #
 # Replays of finished keys, against a SELECT of the same row by its primary key through the same protocol.
 

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2016,SC2153,SC2154
 #
 # First requests through a client's statements: each a round trip, or all of them in a pipeline of libpq.
 
@@ -19,9 +19,9 @@ pipeline_scripts() {	# folder, names…
 	for name in "${@:2}"; do
 		{
 			grep '^\\set' "$TOP/bench/client/$name.sql"
-			echo '\startpipeline'
+			say '\startpipeline'
 			grep -v '^\\set' "$TOP/bench/client/$name.sql"
-			echo '\endpipeline'
+			say '\endpipeline'
 		} >"$1/$name.sql"
 	done
 }

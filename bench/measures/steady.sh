@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2016,SC2153,SC2154
 #
 # A steady state, scaled down: keys come, expire after a ninth of the time, are pruned each second and vacuumed by autovacuum.
 

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2016,SC2153,SC2154
 #
 # A storm: a hundred connections send the same new key at the same time. How long until all of them have the answer?
 
@@ -54,7 +54,7 @@ storm() {	# round, contender, file for the script
 
 # Holds everybody back until all have arrived, and tells when it let them go.
 storm_gate() {
-	sql <<-END
+	sql <<-SQL
 		SELECT FROM pg_advisory_lock(1);
 		DO \$\$ BEGIN
 			WHILE (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted) < $storm_size LOOP
@@ -64,5 +64,5 @@ storm_gate() {
 		END \$\$;
 		SELECT extract(epoch FROM clock_timestamp());
 		SELECT FROM pg_advisory_unlock(1);
-	END
+	SQL
 }
