@@ -116,7 +116,7 @@ sub bars {
 	for my $name (@$order) {
 		my ($first) = values %{ $turns->{$name} };
 		my @columns = map { median(values_of($turns, $name, $_)) } 3 .. 2 + @$first;
-		my $colour = $ours{$name} ? 0x1f5fbf : $name =~ /^(none|bare|select)$/ ? 0x7f7f7f : 0xbdbdbd;
+		my $colour = $ours{$name} ? 0x1f5fbf : $name =~ /^(none|bare|select)$/ ? 0x7f7f7f : 0xa8a8a8;
 		printf "\"%s\" %s %d\n", label($name), "@columns", $colour;
 	}
 }

@@ -6,9 +6,9 @@ set logscale x 10
 set yrange [0:*]
 set format x '%.0s%c'
 set xlabel 'keys in the table'
-set ylabel 'cost, as a multiple of the smallest table''s'
+set ylabel 'cost (smallest table: 1)'
 set grid ytics lc rgb '#e0e0e0'
-set key outside top center horizontal
+set key outside top left horizontal maxrows 1 samplen 2 reverse Left
 stats data using 1 nooutput
 set xrange [STATS_min / 1.5:STATS_max * 1.5]
 plot data using 1:8 with linespoints pt 5 ps 0.7 lw 2 dt 2 lc rgb '#1f5fbf' title 'replay', \
