@@ -3,14 +3,15 @@
 # How the cost of a key grows with the keys that are already there. A database for each size has so many finished keys,
 # and so many rows in the bare table, whose growth is that of a B-tree over random values and of nothing else.
 
-# A row of the bare table is narrower here: its old rows are never read, and inserts go to the heap's end.
-growth_heap_bytes=330 growth_bare_bytes=150
+# Old rows are narrow here, since they are many: an INSERT goes to the heap's end and never reads them.
+growth_row_bytes=200 growth_bare_bytes=150
 growth_key="(1000000000000000000 + i * 80000000000)::text"
 
 measure_growth() {
 	local sizes=() size round
 	say '## One thousand to fifty million keys' ''
 	for size in "${growth_sizes[@]}"; do
+		[ "$size" -le "$keys" ] || continue
 		if growth_fits "$size"; then
 			sizes+=("$size")
 		else
@@ -35,7 +36,7 @@ measure_growth() {
 
 # What it takes, and some for WAL and the sort.
 growth_fits() {	# keys
-	local free need=$(($1 * (growth_heap_bytes + growth_bare_bytes + 60)))
+	local free need=$(($1 * (growth_row_bytes + growth_bare_bytes + 60)))
 	free=$(df --output=avail -B1 "$WORK" | tail -n 1)
 	[ $((free - need)) -gt 8000000000 ]
 }
@@ -78,8 +79,7 @@ growth_add() {	# from, to
 growth_keys() {	# from, to
 	say "INSERT INTO idempotency_keys (id, scope, key, attempt, response, first_seen_at, finished_at, expires_at)
 		SELECT encode(substring(sha256(int8send(30) || convert_to(scope || key, 'UTF8')) FOR 16), 'hex')::uuid, scope, key, 1,
-			'{\"id\": 123456, \"amount\": 2000, \"object\": \"charge\", \"status\": \"succeeded\", \"currency\": \"eur\"}',
-			now(), now(), now() + interval '24 hours' * (1 + (i - $1)::float / ($2 - $1 + 1))
+			'{\"id\": 123456}', now(), now(), now() + interval '24 hours' * (1 + (i - $1)::float / ($2 - $1 + 1))
 		FROM (SELECT i, 'acct_42 POST /v1/charges (eur)' AS scope, $growth_key AS key
 			FROM generate_series($1::bigint, $2) i) k"
 }
