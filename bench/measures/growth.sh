@@ -41,7 +41,7 @@ growth_fits() {	# keys
 	[ $((free - need)) -gt 8000000000 ]
 }
 
-# Without WAL, which is a matter of minutes for the large ones. Afterwards the indexes are read into memory, and a fiftieth
+# Without WAL, which spares minutes for the large ones. Afterwards the indexes are read into memory, and a fiftieth
 # more keys are written: since the checkpoint whole pages went to the WAL then, as in a server that has been running.
 growth_load() {	# sizes…
 	local size
@@ -61,15 +61,22 @@ growth_load() {	# sizes…
 	done
 }
 
-# The whole table in one transaction, keys made as begin makes them. Indexes are built afterwards, as full as indexes that
-# grew by random values are.
+# Both tables at the same time, keys made as begin makes them.
 growth_fill() {	# from, to
-	sql_or_die --single-transaction -c 'TRUNCATE idempotency_keys, bare, charges' \
-		-c 'ALTER TABLE idempotency_keys DROP CONSTRAINT idempotency_keys_pkey' -c 'ALTER TABLE bare DROP CONSTRAINT bare_pkey' \
-		-c "$(growth_keys "$1" "$2")" -c "$(growth_bare "$1" "$2")" \
-		-c 'ALTER TABLE idempotency_keys ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (id) WITH (fillfactor = 70)' \
-		-c 'ALTER TABLE bare ADD CONSTRAINT bare_pkey PRIMARY KEY (id) WITH (fillfactor = 70)'
-	sql_or_die -c 'VACUUM (ANALYZE) idempotency_keys' -c 'VACUUM (ANALYZE) bare'
+	local keys bare
+	sql_or_die -c 'TRUNCATE charges'
+	growth_fill_table idempotency_keys "$(growth_keys "$1" "$2")" &
+	keys=$!
+	growth_fill_table bare "$(growth_bare "$1" "$2")" &
+	bare=$!
+	{ wait "$keys" && wait "$bare"; } || die "the tables could not be filled"
+}
+
+# In one transaction, as WAL is spared only so. The index is built afterwards, as full as one that grew by random values is.
+growth_fill_table() {	# table, INSERT
+	sql_or_die --single-transaction -c "TRUNCATE $1" -c "ALTER TABLE $1 DROP CONSTRAINT $1_pkey" -c "$2" \
+		-c "ALTER TABLE $1 ADD CONSTRAINT $1_pkey PRIMARY KEY (id) WITH (fillfactor = 70)"
+	sql_or_die -c "VACUUM (ANALYZE) $1"
 }
 
 growth_add() {	# from, to
