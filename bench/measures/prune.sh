@@ -82,7 +82,7 @@ prune_beside_callers() {
 	echo 'SELECT pay_idempotency(gen_random_uuid()::text);' >"$WORK/scripts/prune/callers.sql"
 	rate=$(quarter_of_capacity "$WORK/scripts/prune/callers.sql") || exit 1
 	for ((round = 1; round <= rounds; round++)); do
-		for name in alone scheduled row; do
+		for name in "${prune_names[@]}"; do
 			prune_turn "$name"
 		done
 	done
@@ -116,7 +116,7 @@ prune_callers_table() {
 	local name text
 	say '| | keys removed in a turn | p50 ms | p95 ms | p99 ms | p99, of that without prune | lowest to highest |' \
 		'|---|---:|---:|---:|---:|---:|---|'
-	for name in alone scheduled row; do
+	for name in "${prune_names[@]}"; do
 		case $name in
 			alone) text='no prune' ;;
 			scheduled) text='scheduled' ;;

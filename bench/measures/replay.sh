@@ -31,10 +31,11 @@ measure_replay() {
 	replay_script "$folder/by_hand.sql" 'SELECT pay_by_hand(:key);'
 	replay_script "$folder/by_lock.sql" 'SELECT pay_by_lock(:key);'
 	replay_script "$folder/idempotency.sql" 'SELECT pay_idempotency(:key);'
-	turns replay "$folder" "" select replay by_hand by_lock idempotency
+	turns replay "$folder" "" "${replay_names[@]}"
 	say '## Replays' '' \
-		"Retries of keys that are finished, $replay_keys of them at random, $clients connections. The first two are one" \
-		'statement each, and read the same row with all its columns; the others are the procedures of above.' ''
+		"Retries of keys that are finished, $replay_keys of them at random, $clients connections. The SELECT and" \
+		'`idempotent_begin` are one statement each, and read the same row with all its columns; the others are the' \
+		'procedures of above.' ''
 	tps_table replay select
 	# shellcheck disable=SC2046	# three words
 	aim 'replays: throughput, of a SELECT of the same row by primary key' $(stats ratio "$FIGURES/replay" replay select) '>=' 0.9
