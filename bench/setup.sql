@@ -93,3 +93,70 @@ END $$;
 CREATE FUNCTION pay_call(key text) RETURNS jsonb LANGUAGE sql AS $$
 	SELECT response FROM idempotent_call('acct_42 POST /v1/charges (eur)', key, 'SELECT work()')
 $$;
+
+-- The shape of middleware libraries: a key, committed; the work, committed; the response, committed. While the key is in
+-- progress, or after a crash until its lock has timed out, a retry is told to come again. procedure_three is that with a
+-- client that comes again every 10 ms.
+CREATE TABLE three (
+	scope text NOT NULL, key text NOT NULL, state text NOT NULL, locked_until timestamptz, status int, response jsonb,
+	created_at timestamptz NOT NULL DEFAULT now(), expires_at timestamptz NOT NULL,
+	PRIMARY KEY (scope, key)
+);
+CREATE INDEX ON three (expires_at);
+CREATE PROCEDURE procedure_three(k text) LANGUAGE plpgsql AS $$
+DECLARE
+	stored three;
+	answer jsonb;
+BEGIN
+	INSERT INTO three (scope, key, state, locked_until, expires_at)
+		VALUES ('acct_42 POST /v1/charges (eur)', k, 'in_progress', now() + interval '1 minute', now() + interval '24 hours')
+		ON CONFLICT DO NOTHING;
+	IF NOT FOUND THEN
+		LOOP
+			SELECT * INTO stored FROM three WHERE scope = 'acct_42 POST /v1/charges (eur)' AND key = k;
+			EXIT WHEN stored.state = 'finished';
+			COMMIT;
+			PERFORM pg_sleep(0.01);
+		END LOOP;
+		RETURN;
+	END IF;
+	COMMIT;
+	answer := work();
+	COMMIT;
+	UPDATE three SET state = 'finished', locked_until = NULL, status = 201, response = answer
+		WHERE scope = 'acct_42 POST /v1/charges (eur)' AND key = k;
+END $$;
+
+-- The shape of rocket-rides-atomic: its table, and two of its atomic phases, each a SERIALIZABLE transaction.
+CREATE TABLE rocket_keys (
+	id bigserial PRIMARY KEY, created_at timestamptz NOT NULL DEFAULT now(),
+	idempotency_key text NOT NULL CHECK (char_length(idempotency_key) <= 100),
+	last_run_at timestamptz NOT NULL DEFAULT now(), locked_at timestamptz DEFAULT now(),
+	request_method text NOT NULL, request_params jsonb NOT NULL, request_path text NOT NULL,
+	response_code int, response_body jsonb, recovery_point text NOT NULL, user_id bigint NOT NULL
+);
+CREATE UNIQUE INDEX ON rocket_keys (user_id, idempotency_key);
+CREATE PROCEDURE procedure_rocket(k text) LANGUAGE plpgsql AS $$
+DECLARE
+	stored rocket_keys;
+	answer jsonb;
+BEGIN
+	LOOP
+		COMMIT;
+		SET TRANSACTION ISOLATION LEVEL SERIALIZABLE;
+		SELECT * INTO stored FROM rocket_keys WHERE user_id = 42 AND idempotency_key = k;
+		EXIT WHEN NOT FOUND;
+		IF stored.recovery_point = 'finished' THEN
+			RETURN;
+		END IF;
+		COMMIT;
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+	INSERT INTO rocket_keys (user_id, idempotency_key, locked_at, request_method, request_params, request_path, recovery_point)
+		VALUES (42, k, now(), 'POST', '{"amount": 2000}', '/v1/charges', 'started');
+	COMMIT;
+	SET TRANSACTION ISOLATION LEVEL SERIALIZABLE;
+	answer := work();
+	UPDATE rocket_keys SET locked_at = NULL, recovery_point = 'finished', response_code = 201, response_body = answer
+		WHERE user_id = 42 AND idempotency_key = k;
+END $$;

@@ -1,0 +1,9 @@
+-- By hand. An application would look whether the first INSERT found a row; that costs no statement.
+\set k random(1000000000000000000, 9223372036854775806)
+BEGIN;
+INSERT INTO by_hand (scope, key, expires_at)
+	VALUES ('acct_42 POST /v1/charges (eur)', :k, now() + interval '24 hours') ON CONFLICT DO NOTHING;
+INSERT INTO charges (account, amount) VALUES ('acct_42', 2000) RETURNING id;
+UPDATE by_hand SET response = '{"id": 123456, "amount": 2000, "object": "charge", "status": "succeeded", "currency": "eur"}'
+	WHERE scope = 'acct_42 POST /v1/charges (eur)' AND key = :k;
+COMMIT;
