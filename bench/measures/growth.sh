@@ -47,7 +47,7 @@ growth_load() {	# sizes…
 	local size
 	boot_with "-c wal_level=minimal -c max_wal_senders=0 -c maintenance_work_mem=1GB"
 	for size; do
-		note "loading $size keys"
+		note "loading $size keys" >&2
 		sql_or_die -c "CREATE DATABASE growth_$size"
 		PGDATABASE=growth_$size sql -f - <"$TOP/bench/setup.sql" >/dev/null || die "the set-up failed"
 		PGDATABASE=growth_$size growth_fill 1 $((size - size / 50))
