@@ -77,7 +77,7 @@ prune_cost_table() {	# WAL bytes a key; microseconds a key: prune, vacuum, reque
 	printf '| the key alone: what the request takes more than without protection | %.2f | %.3f | 1 |\n' "$4" "$(calc "$4 / $3" 4)"
 	printf '| prune | %.2f | %.3f | %.3f |\n' "$1" "$(calc "$1 / $3" 4)" "$(calc "$1 / $4" 4)"
 	printf '| VACUUM afterwards | %.2f | %.3f | %.3f |\n' "$2" "$(calc "$2 / $3" 4)" "$(calc "$2 / $4" 4)"
-	printf '\nPrune writes %d bytes of WAL for each key.\n' "$wal"
+	printf '\nPrune writes %.0f bytes of WAL for each key.\n' "$wal"
 	aim "prune: cost, of what the inserts of the same keys cost" "$(calc "$1 / $3" 4)" '' '' '<=' 0.1
 }
 
