@@ -44,11 +44,13 @@ seconds_of() {	# psql's arguments
 
 # Alone on the machine, one connection, no waiting for the disk at commit.
 prune_cost() {
-	local prune vacuum key_us none_us folder
+	local prune wal vacuum key_us none_us folder
 	export PGOPTIONS='-c synchronous_commit=off'
 	prune_fill
 	yes 'SELECT idempotent_prune();' | head -n $((prune_keys / 10000 + 1)) >"$WORK/prune.sql"
+	wal=$(sql -c 'SELECT pg_current_wal_insert_lsn()')
 	prune=$(seconds_of -f - <"$WORK/prune.sql")
+	wal=$(sql -c "SELECT (pg_current_wal_insert_lsn() - '$wal') / $prune_keys")
 	[ "$(sql -c 'SELECT count(*) FROM idempotency_keys')" = 0 ] || die "not everything that had expired was pruned"
 	vacuum=$(seconds_of -c 'VACUUM idempotency_keys')
 	unset PGOPTIONS
@@ -62,10 +64,12 @@ prune_cost() {
 	done
 	key_us=$(calc "1e6 / $(stats median "$FIGURES/prune.inserts" idempotency)")
 	none_us=$(calc "1e6 / $(stats median "$FIGURES/prune.inserts" none)")
-	prune_cost_table "$(calc "$prune * 1e6 / $prune_keys")" "$(calc "$vacuum * 1e6 / $prune_keys")" "$key_us" "$(calc "$key_us - $none_us")"
+	prune_cost_table "$wal" "$(calc "$prune * 1e6 / $prune_keys")" "$(calc "$vacuum * 1e6 / $prune_keys")" "$key_us" "$(calc "$key_us - $none_us")"
 }
 
-prune_cost_table() {	# microseconds a key: prune, vacuum, request, key's part of a request
+prune_cost_table() {	# WAL bytes a key; microseconds a key: prune, vacuum, request, key's part of a request
+	local wal=$1
+	shift
 	say "$prune_keys expired keys are removed by one connection, ten thousand in a transaction, with nothing else at work and" \
 		'`synchronous_commit = off`. Beside it what the same connection took to make a key.' '' \
 		'| | µs a key | of the whole request | of the key alone |' '|---|---:|---:|---:|'
@@ -73,6 +77,7 @@ prune_cost_table() {	# microseconds a key: prune, vacuum, request, key's part of
 	printf '| the key alone: what the request takes more than without protection | %.2f | %.3f | 1 |\n' "$4" "$(calc "$4 / $3" 4)"
 	printf '| prune | %.2f | %.3f | %.3f |\n' "$1" "$(calc "$1 / $3" 4)" "$(calc "$1 / $4" 4)"
 	printf '| VACUUM afterwards | %.2f | %.3f | %.3f |\n' "$2" "$(calc "$2 / $3" 4)" "$(calc "$2 / $4" 4)"
+	printf '\nPrune writes %.0f bytes of WAL for each key.\n' "$wal"
 	aim "prune: cost, of what the inserts of the same keys cost" "$(calc "$1 / $3" 4)" '' '' '<=' 0.1
 }
 
