@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * store_direct.c
- *	  One row read or inserted without SQL.
+ *	  Rows read, inserted or deleted without SQL.
  *
  * Portions Copyright (c) 2026, the idempotency developers
  *
@@ -20,6 +20,7 @@
 #include "storage/bufmgr.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 #include "utils/uuid.h"
 
 #include "compat.h"
@@ -203,4 +204,35 @@ direct_insert(Oid schema, const char *table, const Oid *types, int ntypes,
 	FreeExecutorState(estate);
 	table_close(rel, NoLock);
 	return plain;
+}
+
+bool
+direct_delete(Oid schema, const char *table, ItemPointer tids, int ntids,
+			  int64 *deleted)
+{
+	Relation	rel = open_plain_table(schema, table, RowExclusiveLock, NULL, 0);
+	CommandId	cid;
+
+	if (rel == NULL)
+		return false;
+	if (rel->trigdesc != NULL || rel->rd_rules != NULL)
+	{
+		table_close(rel, NoLock);
+		return false;
+	}
+
+	CheckCmdReplicaIdentity(rel, CMD_DELETE);
+	cid = GetCurrentCommandId(true);
+	for (int i = 0; i < ntids; i++)
+	{
+		TM_FailureData failure;
+
+		if (table_tuple_delete(rel, &tids[i], cid, GetActiveSnapshot(),
+							   InvalidSnapshot, false, &failure,
+							   false) == TM_Ok)
+			(*deleted)++;
+	}
+	CommandCounterIncrement();
+	table_close(rel, NoLock);
+	return true;
 }

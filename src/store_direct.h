@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * store_direct.h
- *	  One row read or inserted without SQL.  Only files of the store room
- *	  include this.
+ *	  Rows read, inserted or deleted without SQL.  Only files of the store
+ *	  room include this.
  *
  * Begin reads two tables for each key and finish inserts one row, and the
  * executor's start and end for that cost more than all the rest.  A table that
@@ -10,7 +10,7 @@
  * and written here directly; any other (partitioned, distributed, inherited
  * from, with columns changed; for an insert also with triggers, rules, check
  * constraints, generated columns or indexes on expressions, none of which may
- * run as the caller) through SQL.  What a table is, is looked at in each call,
+ * run as the caller; for a delete also with triggers or rules) through SQL.  What a table is, is looked at in each call,
  * under the table's lock, so ALTER TABLE in between is no matter.
  *
  * Portions Copyright (c) 2026, the idempotency developers
@@ -58,5 +58,13 @@ extern TupleTableSlot *direct_read(DirectTable *direct, const KeyId *id,
  */
 extern bool direct_insert(Oid schema, const char *table, const Oid *types,
 						  int ntypes, const Datum *values, const bool *nulls);
+
+/*
+ * Delete the row versions at these places and add to the count; what somebody
+ * else has locked, changed or deleted meanwhile is passed over, without
+ * waiting.  False, with nothing done, if they have to be deleted through SQL.
+ */
+extern bool direct_delete(Oid schema, const char *table,
+						  ItemPointer tids, int ntids, int64 *deleted);
 
 #endif							/* IDEMPOTENCY_STORE_DIRECT_H */

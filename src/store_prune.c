@@ -35,8 +35,10 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
+#include "utils/uuid.h"
 
 #include "store.h"
+#include "store_direct.h"
 #include "store_frame.h"
 
 #define EXPIRY_INDEX "idempotency_keys_expires_at_idx"
@@ -147,13 +149,19 @@ summaries_drop_stale(Summaries *s)
 	summaries_unlock(s);
 }
 
-/* Of the rows just fetched, those that no attempt is at work on. */
-static ArrayType *
-choose_idle_keys(Summaries *s)
+/* Expired keys that no attempt is at work on. */
+typedef struct Batch
 {
-	Datum	   *ids = palloc(sizeof(Datum) * SPI_processed);
-	int			n = 0;
+	int			n;
+	pg_uuid_t	ids[PRUNE_BATCH];
+	ItemPointerData tids[PRUNE_BATCH];
+} Batch;
 
+/* Choose from the rows just fetched, and give these back. */
+static void
+choose_idle_keys(Batch *batch, Summaries *s)
+{
+	batch->n = 0;
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	row = SPI_tuptable->vals[i];
@@ -163,19 +171,50 @@ choose_idle_keys(Summaries *s)
 
 		if (keylock_held_elsewhere(DatumGetUUIDP(id)))
 			continue;
-		summaries_note(s, ItemPointerGetBlockNumber((ItemPointer) DatumGetPointer(tid)));
-		ids[n++] = id;
+		batch->ids[batch->n] = *DatumGetUUIDP(id);
+		batch->tids[batch->n] = *(ItemPointer) DatumGetPointer(tid);
+		summaries_note(s, ItemPointerGetBlockNumber(&batch->tids[batch->n]));
+		batch->n++;
 	}
-	return construct_array(ids, n, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR);
+	SPI_freetuptable(SPI_tuptable);
+}
+
+static int64
+delete_by_sql(StoreFrame *frame, Batch *batch, TimestampTz now)
+{
+	Datum		ids[PRUNE_BATCH];
+	Datum		values[2];
+
+	for (int i = 0; i < batch->n; i++)
+		ids[i] = UUIDPGetDatum(&batch->ids[i]);
+	values[0] = PointerGetDatum(construct_array(ids, batch->n, UUIDOID,
+												UUID_LEN, false,
+												TYPALIGN_CHAR));
+	values[1] = TimestampTzGetDatum(now);
+	store_execute(frame, &plan_delete_expired, values, NULL, SPI_OK_DELETE);
+	pfree(DatumGetPointer(values[0]));
+	return SPI_processed;
+}
+
+static int64
+delete_batch(StoreFrame *frame, Batch *batch, TimestampTz now)
+{
+	int64		deleted = 0;
+
+	if (direct_delete(frame->schema, STORE_KEYS, batch->tids, batch->n,
+					  &deleted))
+		return deleted;
+	return delete_by_sql(frame, batch, now);
 }
 
 int64
 store_prune(Oid schema, int64 max_keys)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	Datum		values[2] = {TimestampTzGetDatum(now), TimestampTzGetDatum(now)};
+	Datum		values[1] = {TimestampTzGetDatum(now)};
 	StoreFrame	frame;
 	Summaries	summaries;
+	Batch	   *batch = palloc(sizeof(Batch));
 	Portal		expired;
 	int64		removed = 0;
 
@@ -191,12 +230,8 @@ store_prune(Oid schema, int64 max_keys)
 		SPI_cursor_fetch(expired, true, Min(PRUNE_BATCH, max_keys - removed));
 		if (SPI_processed == 0)
 			break;
-		values[0] = PointerGetDatum(choose_idle_keys(&summaries));
-		SPI_freetuptable(SPI_tuptable);
-		store_execute(&frame, &plan_delete_expired, values, NULL,
-					  SPI_OK_DELETE);
-		removed += SPI_processed;
-		pfree(DatumGetPointer(values[0]));
+		choose_idle_keys(batch, &summaries);
+		removed += delete_batch(&frame, batch, now);
 	}
 	SPI_cursor_close(expired);
 
