@@ -81,7 +81,7 @@ aims_table() {
 	say '| what | measured | lowest to highest | aim | reached |' '|---|---:|---|---:|---|'
 	awk -F'|' '{
 		reached = $5 == "<=" ? $2 <= $6 : $2 >= $6
-		printf "| %s | %.2f | %s | %s %s | %s |\n", $1, $2, $3 == "" ? "" : sprintf("%.2f to %.2f", $3, $4),
+		printf "| %s | " ($2 < 0.1 ? "%.4f" : "%.2f") " | %s | %s %s | %s |\n", $1, $2, $3 == "" ? "" : sprintf("%.2f to %.2f", $3, $4),
 			$5 == "<=" ? "at most" : "at least", $6, reached ? "yes" : "**no**"
 	}' "$FIGURES/aims"
 }
