@@ -4,9 +4,9 @@
  *	  Expired keys: found through the BRIN index, removed in batches.
  *
  * Prune waits for nobody and lets nobody wait who is not after the very key
- * it is removing: rows that another transaction has locked are passed over
- * (SKIP LOCKED), and so are expired keys on which an attempt is under way,
- * whose finish would otherwise wait for this transaction.
+ * it is removing: rows that another transaction has locked are passed over,
+ * and so are expired keys on which an attempt is under way, whose finish would
+ * otherwise wait for this transaction.
  *
  * BRIN answers "nothing has expired" from its summaries alone, but only where
  * it has them and they are tight: new pages have no summary until VACUUM or

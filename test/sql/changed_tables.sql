@@ -3,7 +3,7 @@
 \getenv dir PG_ABS_SRCDIR
 \set setup :dir '/setup.sql'
 \i :setup
-SELECT plan(35);
+SELECT plan(37);
 CREATE ROLE regress_idempotency_app;
 CREATE FUNCTION pg_temp.whole_course(scope text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
@@ -130,6 +130,20 @@ CREATE TABLE keys_1 PARTITION OF idempotency_keys FOR VALUES WITH (MODULUS 2, RE
 SELECT is(pg_temp.whole_course('s'), :'course', 'partitions');
 SELECT is((SELECT count(*) FROM plain_keys WHERE scope = 's'), 0::bigint, 'and nothing went elsewhere');
 ROLLBACK;
+
+-- What is published needs an identity to be deleted by, as for any DELETE.
+SET client_min_messages = error;	-- wal_level may be too low for publications
+BEGIN;
+INSERT INTO idempotency_keys (id, scope, key, attempt, first_seen_at, finished_at, expires_at)
+	VALUES (pg_temp.id_of('s', 'published'), 's', 'published', 1, now(), now(), '-infinity');
+CREATE PUBLICATION regress_idempotency FOR TABLE idempotency_keys;
+SAVEPOINT with_identity;
+SELECT is(idempotent_prune(), 1::bigint, 'published, with its primary key as identity');
+ROLLBACK TO with_identity;
+ALTER TABLE idempotency_keys REPLICA IDENTITY NOTHING;
+SELECT throws_ok('SELECT idempotent_prune()', '55000', NULL, 'published, without an identity');
+ROLLBACK;
+RESET client_min_messages;
 
 SELECT is(pg_temp.whole_course('plain again'), :'course', 'plain tables again');
 SELECT is_empty($$SELECT FROM idempotency_keys WHERE scope = 's'$$, 'all else was rolled back');
