@@ -34,6 +34,8 @@ is_plain_table(Relation table, const Oid *types, int ntypes)
 	if (table->rd_rel->relkind != RELKIND_RELATION ||
 		table->rd_rel->relam != HEAP_TABLE_AM_OID ||
 		table->rd_rel->relhassubclass ||
+		table->rd_rel->relispartition ||
+		table->rd_rel->relrowsecurity ||
 		desc->natts < ntypes)
 		return false;
 	for (int i = 0; i < ntypes; i++)

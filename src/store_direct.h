@@ -7,11 +7,12 @@
  * Begin reads two tables for each key and finish inserts one row, and the
  * executor's start and end for that cost more than all the rest.  A table that
  * is what the install script made, a plain heap with its primary key, is read
- * and written here directly; any other (partitioned, distributed, inherited
- * from, with columns changed; for an insert also with triggers, rules, check
- * constraints, generated columns or indexes on expressions, none of which may
- * run as the caller; for a delete also with triggers or rules) through SQL.  What a table is, is looked at in each call,
- * under the table's lock, so ALTER TABLE in between is no matter.
+ * and written here directly; any other (partitioned or itself a partition,
+ * distributed, inherited from, with row security, with columns changed; for an
+ * insert also with triggers, rules, check constraints, generated columns or
+ * indexes on expressions, none of which may run as the caller; for a delete
+ * also with triggers or rules) through SQL.  What a table is, is looked at in
+ * each call, under the table's lock, so ALTER TABLE in between is no matter.
  *
  * Portions Copyright (c) 2026, the idempotency developers
  *
@@ -46,8 +47,9 @@ extern void direct_close(DirectTable *direct);
 extern bool direct_is_empty(Oid schema, const char *table);
 
 /*
- * The row of this id that the snapshot shows, all its columns fetched, or NULL.  It
- * is the table's own slot: valid until ExecDropSingleTupleTableSlot().
+ * The row of this id that the snapshot shows, all its columns fetched, or
+ * NULL.  It is the table's own slot: valid until
+ * ExecDropSingleTupleTableSlot().
  */
 extern TupleTableSlot *direct_read(DirectTable *direct, const KeyId *id,
 								   Snapshot snapshot);

@@ -3,7 +3,7 @@
 \getenv dir PG_ABS_SRCDIR
 \set setup :dir '/setup.sql'
 \i :setup
-SELECT plan(37);
+SELECT plan(41);
 CREATE ROLE regress_idempotency_app;
 CREATE FUNCTION pg_temp.whole_course(scope text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
@@ -98,6 +98,18 @@ CREATE TABLE child () INHERITS (idempotency_keys);
 CREATE TABLE child_claims () INHERITS (idempotency_claims);
 SELECT is(pg_temp.whole_course('s'), :'course', 'a child');
 SELECT is(pg_temp.smuggled(), '40001', 'a child: a conflict');
+ROLLBACK;
+BEGIN;
+ALTER TABLE idempotency_keys ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+ALTER TABLE idempotency_claims ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+SELECT is(pg_temp.whole_course('s'), :'course', 'row security');
+SELECT is(pg_temp.smuggled(), '40001', 'row security: a conflict');
+ROLLBACK;
+BEGIN;
+CREATE TABLE parent (LIKE idempotency_keys) PARTITION BY LIST (scope);
+ALTER TABLE parent ATTACH PARTITION idempotency_keys DEFAULT;
+SELECT is(pg_temp.whole_course('s'), :'course', 'itself a partition');
+SELECT is(pg_temp.smuggled(), '40001', 'itself a partition: a conflict');
 ROLLBACK;
 BEGIN;
 ALTER TABLE idempotency_keys ADD CHECK (scope <> 'forbidden');
