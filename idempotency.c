@@ -30,8 +30,10 @@
  *
  * Isolation.  READ COMMITTED sees what the last holder committed anyhow.  In
  * REPEATABLE READ and SERIALIZABLE the transaction's snapshot may be older
- * than the lock, so the tables, and they alone, are read with the latest one.
- * What a row outside of this protocol does to it is a 40001.
+ * than the lock, so the tables, and they alone, are read with the latest one,
+ * and a key's row as it is now: a row that is written and not committed is a
+ * large batch's, which does not lock its keys (attempt_many.h), and is waited
+ * for.  What a row outside of this protocol does to it is a 40001.
  *
  * Portions Copyright (c) 2026, the idempotency developers
  *
@@ -329,26 +331,56 @@ get_fingerprint(FunctionCallInfo fcinfo, AttemptRequest *request)
 	}
 }
 
-/* When the client first sent the request, as far as key and caller tell. */
 static void
-get_sent_at(AttemptRequest *request, bool given, TimestampTz first_sent)
+refuse_future(TimestampTz sent_at)
 {
-	text	   *key = request->name.key;
-
-	request->has_sent_at = given;
-	request->sent_at = first_sent;
-	if (!given && key_time)
-		request->has_sent_at = keytime_of_key(VARDATA_ANY(key),
-											  VARSIZE_ANY_EXHDR(key),
-											  &request->sent_at);
-	if (!request->has_sent_at)
-		return;
-	if (TIMESTAMP_NOT_FINITE(request->sent_at) ||
-		request->sent_at - MAX_CLOCK_SKEW > GetCurrentTimestamp())
+	if (TIMESTAMP_NOT_FINITE(sent_at) ||
+		sent_at - MAX_CLOCK_SKEW > GetCurrentTimestamp())
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEMPOTENCY_BAD_REQUEST),
 				 errmsg("idempotency key or request is from the future"),
 				 errdetail("The time inside the key, or first_sent, is more than a minute ahead of the server's clock, or infinite.")));
+}
+
+/* The time inside a key, if there is one and it is to be believed. */
+static bool
+get_key_time(const text *key, TimestampTz *made_at)
+{
+	if (!key_time || !keytime_of_key(VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
+									 made_at))
+		return false;
+	refuse_future(*made_at);
+	return true;
+}
+
+/* When the client first sent the request, as far as key and caller tell. */
+static void
+get_sent_at(AttemptRequest *request, bool given, TimestampTz first_sent)
+{
+	request->has_sent_at = given;
+	request->sent_at = first_sent;
+	if (given)
+		refuse_future(first_sent);
+	else
+		request->has_sent_at = get_key_time(request->name.key,
+											&request->sent_at);
+}
+
+/* The same for each of a batch: infinite where it is not known; NULL: none is. */
+static TimestampTz *
+get_sent_at_many(const KeyName *names, int n)
+{
+	TimestampTz *sent_at;
+
+	if (!key_time)
+		return NULL;
+	sent_at = palloc(sizeof(TimestampTz) * (n + 1));
+	for (int i = 0; i < n; i++)
+	{
+		if (!get_key_time(names[i].key, &sent_at[i]))
+			sent_at[i] = DT_NOEND;
+	}
+	return sent_at;
 }
 
 static void
@@ -744,7 +776,7 @@ find_name(const KeyName *names, int n, const KeyId *id)
  *
  * Begins an attempt on each key of the batch that is new, waiting for those in
  * flight elsewhere, and returns these, each once and in the order given.
- * Errors: 25006, IK400, IK409, IK500, 40001, 55P03.
+ * Errors: 25006, IK400, IK409, IK412, IK500, 09000, 40001, 55P03.
  */
 PG_FUNCTION_INFO_V1(idempotent_begin_many);
 Datum
@@ -768,7 +800,8 @@ idempotent_begin_many(PG_FUNCTION_ARGS)
 	memcpy(names, given, sizeof(KeyName) * n);
 	distinct = attempt_many_arrange(names, n);
 	started = palloc(sizeof(bool) * (distinct + 1));
-	attempt_begin_many(names, distinct, retention, started);
+	attempt_begin_many(names, distinct, get_sent_at_many(names, distinct),
+					   retention, started);
 
 	for (int i = 0; i < n; i++)
 	{
@@ -838,7 +871,7 @@ idempotent_lookup(PG_FUNCTION_ARGS)
  * idempotent_forget(scope, key) returns boolean
  *
  * Drops a key or claim, waiting for an attempt under way; false if there was
- * none.  Errors: 25006, IK400, 55P03.
+ * none.  Errors: 25006, IK400, IK500, 55P03.
  */
 PG_FUNCTION_INFO_V1(idempotent_forget);
 Datum

@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "common/int.h"
 #include "utils/timestamp.h"
 
@@ -50,26 +51,25 @@ lease_is_live(const Stored *stored, TimestampTz now)
 	return stored->has_claim && stored->claim.lease_until > now;
 }
 
-/* Was the request first sent so long ago that its key may be pruned? */
-static bool
-is_too_old(const AttemptRequest *request, TimestampTz now)
+bool
+attempt_is_too_late(TimestampTz sent_at, int64 retention, TimestampTz now)
 {
 	TimestampTz oldest;
 
-	return request->has_sent_at &&
-		!pg_sub_s64_overflow(now, request->retention, &oldest) &&
-		request->sent_at <= oldest;
+	return !pg_sub_s64_overflow(now, retention, &oldest) && sent_at <= oldest;
 }
 
 /*
  * What begin has to say, given what is stored.  locked: the key's lock is
- * ours, so that what is stored is all there is; otherwise a transaction is at
- * work on the key.
+ * ours, so that what is stored is all there is, but for what a batch is
+ * inserting; otherwise a transaction is at work on the key.
  */
 static Outcome
 decide(const AttemptRequest *request, const Stored *stored, bool locked,
 	   TimestampTz now)
 {
+	bool		alone = locked && !TransactionIdIsValid(stored->inserter.xid);
+
 	if (key_is_honoured(stored, now))
 		return fingerprint_differs(&stored->key.fingerprint,
 								   &request->fingerprint) ?
@@ -77,11 +77,12 @@ decide(const AttemptRequest *request, const Stored *stored, bool locked,
 	if (stored->has_claim &&
 		fingerprint_differs(&stored->claim.fingerprint, &request->fingerprint))
 		return OUTCOME_MISMATCH;
-	if (!locked || lease_is_live(stored, now))
+	if (!alone || lease_is_live(stored, now))
 		return OUTCOME_IN_PROGRESS;
 	if (stored->has_claim)
 		return OUTCOME_RECOVERED;
-	if (is_too_old(request, now))
+	if (request->has_sent_at &&
+		attempt_is_too_late(request->sent_at, request->retention, now))
 		return OUTCOME_EXPIRED;
 	return OUTCOME_STARTED;
 }
@@ -203,6 +204,21 @@ refuse_second_begin(const AttemptRequest *request)
 }
 
 /*
+ * Read what is stored of a key whose lock is ours.  A large batch inserts its
+ * rows without the keys' locks: wait for its end.
+ */
+static void
+read_in_turn(const KeyName *name, bool wait, Stored *stored)
+{
+	store_read(name, true, stored);
+	while (wait && store_wait_for_inserter(stored))
+	{
+		stats_count(STATS_WAITED, 1);
+		store_read(name, true, stored);
+	}
+}
+
+/*
  * Get the key's lock if that can be had, and read what is stored once it is
  * ours.  Whoever replays holds the lock for a moment only, so a lock that is
  * taken says little: what is stored by then may answer already.
@@ -218,7 +234,7 @@ lock_and_read(const AttemptRequest *request, Stored *stored)
 
 	if (keylock_try(id))
 	{
-		store_read(&request->name, true, stored);
+		read_in_turn(&request->name, request->wait, stored);
 		return true;
 	}
 
@@ -229,7 +245,7 @@ lock_and_read(const AttemptRequest *request, Stored *stored)
 
 	stats_count(STATS_WAITED, 1);
 	keylock_wait(id);
-	store_read(&request->name, true, stored);
+	read_in_turn(&request->name, true, stored);
 	return true;
 }
 
@@ -378,17 +394,24 @@ attempt_release(const KeyName *name, int32 number, text *error,
 
 	if (attempt != NULL && !attempt->leased)
 	{
+		bool		told;
+
 		check_number(attempt, number);
 		if (attempt->inserted)
 			(void) store_delete_key(name);
+		told = attempt->took_claim && (error != NULL || retry_after >= 0);
+		if (told)
+			lease_release_taken(name, attempt->number, error, retry_after);
 		attempt_list_end(attempt);
 		stats_count(STATS_RELEASED, 1);
 
 		/*
-		 * In a deeper subtransaction the lock must stay: a ROLLBACK TO would
-		 * make the attempt open again.  It ends with the transaction then.
+		 * The lock must stay where something was written under it, and in a
+		 * deeper subtransaction, whose ROLLBACK would make the attempt open
+		 * again.  It ends with the transaction then.
 		 */
-		if (attempt->locked && attempt_list_begun_here(attempt))
+		if (attempt->locked && !attempt->inserted && !told &&
+			attempt_list_begun_here(attempt))
 			keylock_release(&name->id);
 		return true;
 	}
@@ -404,6 +427,7 @@ attempt_release(const KeyName *name, int32 number, text *error,
 bool
 attempt_lookup(const AttemptRequest *request, AttemptResult *result)
 {
+	Attempt    *own = attempt_list_open(&request->name.id);
 	Stored		stored;
 	TimestampTz now;
 	bool		idle;
@@ -412,9 +436,10 @@ attempt_lookup(const AttemptRequest *request, AttemptResult *result)
 	 * Ask for the lock first: an attempt that finishes in between is then
 	 * seen as finished, rather than as neither.
 	 */
-	idle = !keylock_held_elsewhere(&request->name.id) &&
-		attempt_list_open(&request->name.id) == NULL;
+	idle = !keylock_held_elsewhere(&request->name.id) && own == NULL;
 	store_read(&request->name, false, &stored);
+	if (own != NULL && own->inserted)
+		stored.has_key = false; /* its row, but not finished yet */
 	now = stored.read_at;
 
 	memset(result, 0, sizeof(*result));
@@ -445,10 +470,18 @@ attempt_lookup(const AttemptRequest *request, AttemptResult *result)
 bool
 attempt_forget(const KeyName *name)
 {
+	Attempt    *own = attempt_list_open(&name->id);
+	Stored		stored;
 	bool		key;
 	bool		claim;
 
+	if (own != NULL && own->inserted)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEMPOTENCY_MISUSE),
+				 errmsg("idempotency key is of a batch that this transaction has begun and not finished"),
+				 errhint("Finish it, or give it up with idempotent_release.")));
 	keylock_wait(&name->id);
+	read_in_turn(name, true, &stored);
 	key = store_delete_key(name);
 	claim = store_delete_claim(name);
 	return key || claim;

@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "common/int.h"
 #include "miscadmin.h"
 #include "utils/timestamp.h"
@@ -56,6 +57,25 @@ list_leased(const KeyName *name, int32 number)
 	attempt->leased = true;
 }
 
+/*
+ * A large batch may have inserted the key's row after it was looked for: it
+ * does not take the key's lock.  It looks for claims once more after that, and
+ * we for the key, so that at least one of the two sees the other.
+ */
+static void
+refuse_batch(const KeyName *name, TimestampTz now)
+{
+	Stored		again;
+
+	store_read(name, true, &again);
+	if (TransactionIdIsValid(again.inserter.xid) ||
+		(again.has_key && again.key.expires_at > now))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access to an idempotency key due to a concurrent batch"),
+				 errhint("Retry the transaction with the same key.")));
+}
+
 void
 lease_claim(const AttemptRequest *request, const Stored *stored,
 			TimestampTz now, AttemptResult *result)
@@ -83,6 +103,7 @@ lease_claim(const AttemptRequest *request, const Stored *stored,
 	result->expires_at = time_after(now, request->retention, "retention");
 
 	store_insert_claim(&request->name, &claim);
+	refuse_batch(&request->name, now);
 	list_leased(&request->name, claim.attempt);
 }
 
@@ -165,18 +186,25 @@ lease_finish(const KeyName *name, const Response *response, int32 number)
 }
 
 void
-lease_release(const KeyName *name, int32 number, text *error,
-			  int64 retry_after)
+lease_release_taken(const KeyName *name, int32 number, text *error,
+					int64 retry_after)
 {
-	Stored		stored;
-	TimestampTz now;
+	TimestampTz now = GetCurrentTimestamp();
 
-	read_own_claim(name, number, &stored);
-	now = GetCurrentTimestamp();
 	if (retry_after < 0)
 		retry_after = attempt_backoff(number, BACKOFF_BASE, BACKOFF_CAP);
 	store_release_claim(name, error, now,
 						time_after(now, retry_after, "retry_after"));
+}
+
+void
+lease_release(const KeyName *name, int32 number, text *error,
+			  int64 retry_after)
+{
+	Stored		stored;
+
+	read_own_claim(name, number, &stored);
+	lease_release_taken(name, number, error, retry_after);
 }
 
 TimestampTz

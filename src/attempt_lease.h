@@ -30,6 +30,10 @@ extern void lease_finish(const KeyName *name, const Response *response,
 extern void lease_release(const KeyName *name, int32 number, text *error,
 						  int64 retry_after);
 
+/* The same for an attempt that took the claim over in this transaction. */
+extern void lease_release_taken(const KeyName *name, int32 number,
+								text *error, int64 retry_after);
+
 /* start + span, or IK400 if that is no timestamp; what names the span. */
 extern TimestampTz time_after(TimestampTz start, int64 span, const char *what);
 

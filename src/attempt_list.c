@@ -57,9 +57,9 @@ list_create(void)
 }
 
 static void
-index_attempt(Attempt *attempt)
+index_attempt(HTAB *index, Attempt *attempt)
 {
-	IndexEntry *entry = hash_search(list->index, &attempt->id, HASH_ENTER, NULL);
+	IndexEntry *entry = hash_search(index, &attempt->id, HASH_ENTER, NULL);
 
 	entry->attempt = attempt;
 }
@@ -68,14 +68,16 @@ static void
 index_create(void)
 {
 	HASHCTL		ctl;
+	HTAB	   *made;
 
 	ctl.keysize = sizeof(KeyId);
 	ctl.entrysize = sizeof(IndexEntry);
 	ctl.hcxt = list->context;
-	list->index = hash_create("idempotency attempts", 4 * list->n, &ctl,
-							  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	made = hash_create("idempotency attempts", 4 * list->n, &ctl,
+					   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	for (int i = 0; i < list->n; i++)
-		index_attempt(list->attempts[i]);
+		index_attempt(made, list->attempts[i]);
+	list->index = made;			/* when nothing can fail any more */
 }
 
 static Attempt *
@@ -164,7 +166,7 @@ attempt_list_add(const KeyName *name)
 	list->newest = Max(list->newest, attempt->begun_in);
 	list->attempts[list->n++] = attempt;
 	if (list->index != NULL)
-		index_attempt(attempt);
+		index_attempt(list->index, attempt);
 	return attempt;
 }
 

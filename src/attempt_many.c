@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 #include "attempt_lease.h"
@@ -86,9 +87,49 @@ refuse_claims(const KeyName *names, int n)
 			 errhint("Use scopes of their own for keys that are begun in batches.")));
 }
 
+/*
+ * Who begins under lease holds the key's lock and may not have seen our rows,
+ * nor we his claim; after this, whoever comes sees them.
+ */
+static void
+refuse_new_claims(const KeyName *names, int n, const bool *started)
+{
+	if (n <= MANY_LOCKED || !store_may_have_claims(names[0].schema))
+		return;
+	for (int i = 0; i < n; i++)
+	{
+		if (started[i] && keylock_held_elsewhere(&names[i].id))
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("could not serialize access to an idempotency key of the batch due to a concurrent attempt"),
+					 errhint("Retry the transaction with the same keys.")));
+	}
+	refuse_claims(names, n);
+}
+
+/* As a single begin does, with what is not stored any more and comes too late. */
+static void
+refuse_late(const KeyName *names, int n, const TimestampTz *sent_at,
+			int64 retention, TimestampTz now, const bool *started)
+{
+	for (int i = 0; i < n; i++)
+	{
+		if (!started[i] || TIMESTAMP_NOT_FINITE(sent_at[i]) ||
+			!attempt_is_too_late(sent_at[i], retention, now))
+			continue;
+		stats_count(STATS_EXPIRED, 1);
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEMPOTENCY_EXPIRED),
+				 errmsg("an idempotency key of the batch is older than its retention"),
+				 errdetail("Whether \"%s\" was processed can no longer be known.",
+						   text_to_cstring(names[i].key)),
+				 errhint("Find out by other means what became of it, and leave it out of the batch.")));
+	}
+}
+
 void
-attempt_begin_many(const KeyName *names, int n, int64 retention,
-				   bool *started)
+attempt_begin_many(const KeyName *names, int n, const TimestampTz *sent_at,
+				   int64 retention, bool *started)
 {
 	TimestampTz now;
 	TimestampTz expires_at;
@@ -100,6 +141,9 @@ attempt_begin_many(const KeyName *names, int n, int64 retention,
 	now = GetCurrentTimestamp();
 	expires_at = time_after(now, retention, "retention");
 	store_insert_many(names, n, now, expires_at, started);
+	refuse_new_claims(names, n, started);
+	if (sent_at != NULL)
+		refuse_late(names, n, sent_at, retention, now, started);
 
 	for (int i = 0; i < n; i++)
 	{

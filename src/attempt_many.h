@@ -12,8 +12,9 @@
  * and all is as if each had been begun alone.  In a larger batch, which the
  * lock table may not hold, only those keys are locked that somebody else is
  * at work on, to wait for them; others are kept apart by the rows themselves:
- * another batch waits for them in the same order, and a single attempt that
- * begins while the batch is not committed gets a 40001 at its finish.
+ * another batch waits for them in the same order, and a single attempt waits for
+ * the batch's end when it reads the key.  (Where the table cannot be read past
+ * SQL, it begins, and gets a 40001 at its finish.)
  *
  * Portions Copyright (c) 2026, the idempotency developers
  *
@@ -29,8 +30,13 @@
 /* Sort names by id and drop duplicates, for begin; returns how many are left. */
 extern int	attempt_many_arrange(KeyName *names, int n);
 
-/* Begin an attempt on each key that is new; started[i] tells which. */
-extern void attempt_begin_many(const KeyName *names, int n, int64 retention,
+/*
+ * Begin an attempt on each key that is new; started[i] tells which.  sent_at,
+ * if not NULL, tells when each was first sent, infinite where that is not
+ * known: what is new and comes too late is IK412.
+ */
+extern void attempt_begin_many(const KeyName *names, int n,
+							   const TimestampTz *sent_at, int64 retention,
 							   bool *started);
 
 /*

@@ -228,6 +228,25 @@ value_as_jsonb(Datum value, Oid type, int32 typmod)
 	return DatumGetJsonbP(FunctionCall1(&flinfo, value));
 }
 
+/* An object has each name once; the others' values must not get lost. */
+static void
+refuse_same_names(TupleDesc desc)
+{
+	for (int i = 1; i < desc->natts; i++)
+	{
+		const char *name = NameStr(TupleDescAttr(desc, i)->attname);
+
+		for (int j = 0; j < i; j++)
+		{
+			if (strcmp(name, NameStr(TupleDescAttr(desc, j)->attname)) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_DUPLICATE_COLUMN),
+						 errmsg("command returned more than one column named \"%s\"", name),
+						 errhint("Give each column a name of its own with AS.")));
+		}
+	}
+}
+
 /* The result of the statement just run. */
 static Jsonb *
 result_as_jsonb(void)
@@ -249,9 +268,10 @@ result_as_jsonb(void)
 	if (desc->natts == 1)
 	{
 		value = SPI_getbinval(row, desc, 1, &isnull);
-		return isnull ? NULL :
+		return isnull || SPI_gettypeid(desc, 1) == VOIDOID ? NULL :
 			value_as_jsonb(value, SPI_gettypeid(desc, 1), -1);
 	}
+	refuse_same_names(desc);
 	value = HeapTupleHeaderGetDatum(SPI_returntuple(row, desc));
 	return value_as_jsonb(value, RECORDOID, -1);
 }
@@ -343,13 +363,14 @@ command_as_request(text *command, Jsonb *args)
  * By class.  The same statement on the same data raises them again, unless
  * the connection (08), a concurrent transaction (40), the server's resources
  * (53), an object in use (55), an operator or a time-out (57), the system
- * (58), a bug (XX), or another attempt on a key (IK) was the reason.
+ * (58), a snapshot that is too old (72), a foreign server (HV), a bug (XX), or
+ * another attempt on a key (IK) was the reason.
  */
 bool
 command_error_is_lasting(int sqlerrcode)
 {
 	static const char *const passing[] =
-	{"08", "40", "53", "55", "57", "58", "XX", "IK"};
+	{"08", "40", "53", "55", "57", "58", "72", "HV", "XX", "IK"};
 	const char *state = unpack_sql_state(sqlerrcode);
 
 	for (int i = 0; i < lengthof(passing); i++)

@@ -109,6 +109,7 @@ read_by_sql(const KeyName *name, Stored *stored)
 	StoreFrame	frame;
 	Datum		values[1] = {UUIDPGetDatum(&name->id)};
 
+	store_lock(name->schema, STORE_CLAIMS, AccessShareLock);
 	store_enter(&frame, name->schema, STORE_KEYS, AccessShareLock);
 	store_execute(&frame, &plan_read, values, NULL, SPI_OK_SELECT);
 	for (int row = 0; row < SPI_processed; row++)
@@ -220,21 +221,22 @@ read_claim_slot(TupleTableSlot *slot, StoredClaim *claim)
 }
 
 /*
- * Under SERIALIZABLE a read through an index also locks the page against
- * inserts, and transactions on different keys would fail each other.  The
- * key's lock keeps its readers and writers in order already, so under it the
- * row is read as it is, which takes no such locks; otherwise with the latest
- * snapshot.
+ * Under SERIALIZABLE a read by a snapshot, through an index, also locks the
+ * page against inserts, and transactions on different keys would fail each
+ * other.  A key's row is inserted and deleted, never updated, so it can be
+ * read as it is, which takes no such locks.  A claim's is updated; only the
+ * key's lock, which keeps its readers and writers in order, lets it be read
+ * so, and otherwise it is read by the latest snapshot.
  */
 static Snapshot
-snapshot_for_read(bool locked)
+snapshot_for_claim(bool locked)
 {
 	return locked && IsolationIsSerializable() ? SnapshotSelf :
 		GetActiveSnapshot();
 }
 
 static bool
-read_key_directly(const KeyName *name, bool locked, Stored *stored)
+read_key_directly(const KeyName *name, Stored *stored)
 {
 	DirectTable keys;
 	TupleTableSlot *slot;
@@ -242,7 +244,7 @@ read_key_directly(const KeyName *name, bool locked, Stored *stored)
 	if (!direct_open(&keys, name->schema, STORE_KEYS, key_types, KEY_COLUMNS))
 		return false;
 	PushActiveSnapshot(GetLatestSnapshot());
-	slot = direct_read(&keys, &name->id, snapshot_for_read(locked));
+	slot = direct_read_now(&keys, &name->id, &stored->inserter);
 	stored->has_key = slot != NULL;
 	if (slot != NULL)
 	{
@@ -267,7 +269,7 @@ read_claim_directly(const KeyName *name, bool locked, Stored *stored)
 					 claim_types, CLAIM_COLUMNS))
 		return false;
 	PushActiveSnapshot(GetLatestSnapshot());
-	slot = direct_read(&claims, &name->id, snapshot_for_read(locked));
+	slot = direct_read(&claims, &name->id, snapshot_for_claim(locked));
 	stored->has_claim = slot != NULL;
 	if (slot != NULL)
 	{
@@ -288,7 +290,7 @@ read_claim_directly(const KeyName *name, bool locked, Stored *stored)
 static bool
 read_directly(const KeyName *name, bool locked, Stored *stored)
 {
-	if (!read_key_directly(name, locked, stored))
+	if (!read_key_directly(name, stored))
 		return false;
 	stored->read_at = GetCurrentTimestamp();
 
@@ -300,8 +302,7 @@ read_directly(const KeyName *name, bool locked, Stored *stored)
 		return true;
 	if (!read_claim_directly(name, locked, stored))
 		return false;
-	return locked || stored->has_claim ||
-		read_key_directly(name, locked, stored);
+	return locked || stored->has_claim || read_key_directly(name, stored);
 }
 
 void
@@ -313,6 +314,15 @@ store_read(const KeyName *name, bool locked, Stored *stored)
 	memset(stored, 0, sizeof(*stored));
 	read_by_sql(name, stored);
 	stored->read_at = GetCurrentTimestamp();
+}
+
+bool
+store_wait_for_inserter(const Stored *stored)
+{
+	if (!TransactionIdIsValid(stored->inserter.xid))
+		return false;
+	direct_wait(&stored->inserter);
+	return true;
 }
 
 /* The row of a finished key, in the order of the table's columns. */

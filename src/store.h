@@ -69,13 +69,25 @@ typedef struct StoredClaim
 	bool		released;		/* the attempt gave up: retry_at is set */
 } StoredClaim;
 
+/* Another transaction, not ended yet, that has inserted a key's row. */
+typedef struct Inserter
+{
+	TransactionId xid;			/* InvalidTransactionId: there is none */
+	uint32		token;			/* while its statement has not decided yet */
+} Inserter;
+
 /*
  * All that is stored of a key.  read_at is the clock's at that moment; with a
  * key that has not expired by then no claim is told.
+ *
+ * inserter tells of a row that is written but not committed.  Its writer
+ * holds the key's lock as a rule; the transaction of a large batch does not.
+ * It is not told where the table has to be read through SQL.
  */
 typedef struct Stored
 {
 	TimestampTz read_at;
+	Inserter	inserter;
 	bool		has_key;		/* expired ones included */
 	bool		has_claim;
 	StoredKey	key;
@@ -88,6 +100,9 @@ typedef struct Stored
  * nobody changes them meanwhile.
  */
 extern void store_read(const KeyName *name, bool locked, Stored *stored);
+
+/* Wait for the end of the transaction that inserted the key's row, if any. */
+extern bool store_wait_for_inserter(const Stored *stored);
 
 /*
  * Insert a finished key.  If replaces_expired, a row of the key that has
@@ -108,6 +123,9 @@ extern void store_insert_many(const KeyName *names, int n,
 
 /* The first of these keys that has a claim, or -1. */
 extern int	store_find_claim(const KeyName *names, int n);
+
+/* False if there is no claim, committed or not, of any key. */
+extern bool store_may_have_claims(Oid schema);
 
 /* Delete a finished key, expired or not; false if there was none. */
 extern bool store_delete_key(const KeyName *name);

@@ -123,10 +123,7 @@ update_claim(const KeyName *name, StorePlan *plan, Datum *values,
 			 const char *nulls)
 {
 	if (!change_claim(name, plan, values, nulls, SPI_OK_UPDATE))
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not serialize access to an idempotency key due to a concurrent change"),
-				 errhint("Retry the transaction with the same key.")));
+		store_not_stored(name->schema, STORE_CLAIMS);
 }
 
 void

@@ -17,7 +17,9 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "executor/executor.h"
+#include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
@@ -139,6 +141,51 @@ direct_read(DirectTable *direct, const KeyId *id, Snapshot snapshot)
 	return NULL;
 }
 
+/* As the executor looks for a conflict in a unique index. */
+TupleTableSlot *
+direct_read_now(DirectTable *direct, const KeyId *id, Inserter *inserter)
+{
+	TupleTableSlot *slot = table_slot_create(direct->table, NULL);
+	SnapshotData dirty;
+	IndexScanDesc scan;
+	ScanKeyData key;
+	bool		found = false;
+
+	InitDirtySnapshot(dirty);
+	inserter->xid = InvalidTransactionId;
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ, UUIDPGetDatum(id));
+	scan = compat_index_beginscan(direct->table, direct->index, &dirty, 1);
+	index_rescan(scan, &key, 1, NULL, 0);
+
+	/*
+	 * A row that is being replaced may come before the one that replaces it.
+	 * The columns are fetched at once: a look at the next version spoils the
+	 * slot's tuple, also when that version is not to be seen.
+	 */
+	while (!TransactionIdIsValid(inserter->xid) &&
+		   index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		found = true;
+		slot_getallattrs(slot);
+		inserter->xid = dirty.xmin;
+		inserter->token = dirty.speculativeToken;
+	}
+	index_endscan(scan);		/* the slot keeps its own pin */
+	if (found && !TransactionIdIsValid(inserter->xid))
+		return slot;
+	ExecDropSingleTupleTableSlot(slot);
+	return NULL;
+}
+
+void
+direct_wait(const Inserter *inserter)
+{
+	if (inserter->token != 0)
+		SpeculativeInsertionWait(inserter->xid, inserter->token);
+	else
+		XactLockTableWait(inserter->xid, NULL, NULL, XLTW_None);
+}
+
 /* Nothing that an insert would run may be anybody's own code. */
 static bool
 has_nothing_to_run(Relation table, int natts)
@@ -184,6 +231,7 @@ direct_insert(Oid schema, const char *table, const Oid *types, int ntypes,
 		return false;
 	}
 
+	PreventCommandIfReadOnly("INSERT");
 	estate = CreateExecutorState();
 	estate->es_output_cid = GetCurrentCommandId(true);
 	target = makeNode(ResultRelInfo);
@@ -223,6 +271,7 @@ direct_delete(Oid schema, const char *table, ItemPointer tids, int ntids,
 		return false;
 	}
 
+	PreventCommandIfReadOnly("DELETE");
 	CheckCmdReplicaIdentity(rel, CMD_DELETE);
 	cid = GetCurrentCommandId(true);
 	for (int i = 0; i < ntids; i++)

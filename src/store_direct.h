@@ -25,7 +25,7 @@
 #include "utils/rel.h"
 #include "utils/snapshot.h"
 
-#include "keylock.h"
+#include "store.h"
 
 /* A table that is open for direct reads. */
 typedef struct DirectTable
@@ -53,6 +53,17 @@ extern bool direct_is_empty(Oid schema, const char *table);
  */
 extern TupleTableSlot *direct_read(DirectTable *direct, const KeyId *id,
 								   Snapshot snapshot);
+
+/*
+ * The same for the row as it is now, whatever snapshots show.  If another
+ * transaction has inserted one and not ended yet: NULL, and who that is.
+ * Takes no predicate locks.  An active snapshot must be there, for TOAST.
+ */
+extern TupleTableSlot *direct_read_now(DirectTable *direct, const KeyId *id,
+									   Inserter *inserter);
+
+/* Wait until the insert has been committed or taken back. */
+extern void direct_wait(const Inserter *inserter);
 
 /*
  * Insert a row of all the table's columns, which are of these types; false,

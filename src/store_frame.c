@@ -13,6 +13,7 @@
 #include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
+#include "catalog/pg_inherits.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -24,31 +25,73 @@
 #include "store_frame.h"
 #include "timespan.h"
 
-void
-store_enter(StoreFrame *frame, Oid schema, const char *table,
-			LOCKMODE lockmode)
+/*
+ * Lock a table with what it is made of, or fail; the caller closes it.  A
+ * snapshot that is to show the rows must be taken after this: a rewrite by
+ * ALTER TABLE hides them from older ones.
+ */
+static Relation
+lock_table(Oid schema, const char *table, LOCKMODE lockmode)
 {
+	Oid			relid = get_relname_relid(table, schema);
 	Relation	rel;
-	Oid			owner;
-
-	frame->schema = schema;
-	frame->table = table;
-	frame->caller = CurrentMemoryContext;
-	frame->relid = get_relname_relid(table, schema);
 
 	/* Locking also reads the invalidations that plans depend on. */
-	rel = OidIsValid(frame->relid) ? try_table_open(frame->relid, lockmode) : NULL;
+	rel = OidIsValid(relid) ? try_table_open(relid, lockmode) : NULL;
 	if (rel == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table \"%s\" of extension \"idempotency\" does not exist", table),
 				 errhint("Create the extension anew; its functions and tables belong in one schema.")));
+	if (rel->rd_rel->relhassubclass)
+		list_free(find_all_inheritors(relid, lockmode, NULL));
+	return rel;
+}
 
-	owner = rel->rd_rel->relowner;
+void
+store_lock(Oid schema, const char *table, LOCKMODE lockmode)
+{
+	table_close(lock_table(schema, table, lockmode), NoLock);
+}
+
+static void
+set_in_frame(const char *setting, const char *value)
+{
+	(void) set_config_option(setting, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * Every statement finds its rows through an index, however small or however
+ * badly analysed the table is when the plan is made: the plan outlives that
+ * moment, and under SERIALIZABLE a sequential scan would conflict with every
+ * other key.  Nor must a plan be compiled, which would take longer than all
+ * it does.  A plan may be made anew at any execution, so this holds in the
+ * whole frame.
+ */
+static void
+set_for_planning(void)
+{
+	set_in_frame("enable_seqscan", "off");
+	set_in_frame("jit", "off");
+}
+
+void
+store_enter(StoreFrame *frame, Oid schema, const char *table,
+			LOCKMODE lockmode)
+{
+	Relation	rel = lock_table(schema, table, lockmode);
+	Oid			owner = rel->rd_rel->relowner;
+
+	frame->schema = schema;
+	frame->table = table;
+	frame->caller = CurrentMemoryContext;
+	frame->relid = RelationGetRelid(rel);
 	table_close(rel, NoLock);
 
 	frame->nestlevel = NewGUCNestLevel();
 	RestrictSearchPath();
+	set_for_planning();
 	GetUserIdAndSecContext(&frame->save_userid, &frame->save_sec_context);
 	SetUserIdAndSecContext(owner,
 						   frame->save_sec_context |
@@ -69,47 +112,44 @@ store_leave(StoreFrame *frame)
 	AtEOXact_GUC(true, frame->nestlevel);
 }
 
-static void
-set_for_planning(const char *setting)
+static SPIPlanPtr
+prepare(StoreFrame *frame, StorePlan *plan)
 {
-	(void) set_config_option(setting, "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	const char *schema = quote_identifier(get_namespace_name(frame->schema));
+	SPIPlanPtr	made = SPI_prepare_cursor(psprintf(plan->sql, schema, schema),
+										  plan->nargs, plan->argtypes,
+										  CURSOR_OPT_GENERIC_PLAN);
+
+	if (made == NULL)
+		elog(ERROR, "SPI_prepare failed: %s",
+			 SPI_result_code_string(SPI_result));
+	return made;
 }
 
 /*
- * Every statement finds its rows through an index however small or however
- * badly analysed the table is when the plan is made: the plan outlives that
- * moment, and under SERIALIZABLE a sequential scan would conflict with every
- * other key.  So sequential scans are off while a plan is made, which the
- * first execution after store_plan() does (CURSOR_OPT_GENERIC_PLAN); the
- * frame's nest level turns them on again.  The cost that stands for "off"
- * must not have a plan compiled, which would take longer than all it does.
+ * A trigger on the tables may come here again, while the plan is executed and
+ * after it has become invalid: that plan is not ours to free then, and the
+ * inner statement gets one that ends with its frame.
  */
 SPIPlanPtr
 store_plan(StoreFrame *frame, StorePlan *plan)
 {
 	SPIPlanPtr	made;
-	const char *schema;
 
+	if (plan->plan != NULL && plan->relid == frame->relid &&
+		SPI_plan_is_valid(plan->plan))
+		return plan->plan;
+	if (plan->executing > 0)
+		return prepare(frame, plan);
 	if (plan->plan != NULL)
 	{
 		SPIPlanPtr	old = plan->plan;
 
-		if (plan->relid == frame->relid && SPI_plan_is_valid(old))
-			return old;
 		plan->plan = NULL;
 		SPI_freeplan(old);
 	}
 
-	set_for_planning("enable_seqscan");
-	set_for_planning("jit");
-	schema = quote_identifier(get_namespace_name(frame->schema));
-	made = SPI_prepare_cursor(psprintf(plan->sql, schema, schema),
-							  plan->nargs, plan->argtypes,
-							  CURSOR_OPT_GENERIC_PLAN);
-	if (made == NULL)
-		elog(ERROR, "SPI_prepare failed: %s",
-			 SPI_result_code_string(SPI_result));
+	made = prepare(frame, plan);
 	if (SPI_keepplan(made) != 0)
 		elog(ERROR, "SPI_keepplan failed");
 	plan->relid = frame->relid;
@@ -176,6 +216,7 @@ store_execute(StoreFrame *frame, StorePlan *plan, Datum *values,
 	SPIPlanPtr	spi_plan = store_plan(frame, plan);
 	int			rc = 0;
 
+	plan->executing++;
 	PG_TRY();
 	{
 		rc = SPI_execute_snapshot(spi_plan, values, nulls,
@@ -184,9 +225,11 @@ store_execute(StoreFrame *frame, StorePlan *plan, Datum *values,
 	}
 	PG_CATCH();
 	{
+		plan->executing--;
 		store_rethrow_conflict(frame->caller, frame->schema, frame->table);
 	}
 	PG_END_TRY();
+	plan->executing--;
 
 	if (rc == SPI_OK_REWRITTEN)
 		ereport(ERROR,
@@ -197,16 +240,37 @@ store_execute(StoreFrame *frame, StorePlan *plan, Datum *values,
 			 SPI_result_code_string(rc));
 }
 
+static void
+refuse_trigger(const char *table)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+			 errmsg("row was not stored in table \"%s\"", table),
+			 errdetail("A trigger on the table suppressed it.")));
+}
+
+void
+store_not_stored(Oid schema, const char *table)
+{
+	Relation	rel = lock_table(schema, table, AccessShareLock);
+	bool		has_triggers = rel->rd_rel->relhastriggers;
+
+	table_close(rel, NoLock);
+	if (has_triggers)
+		refuse_trigger(table);
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access to an idempotency key due to a concurrent change"),
+			 errhint("Retry the transaction with the same key.")));
+}
+
 void
 store_execute_insert(StoreFrame *frame, StorePlan *plan, Datum *values,
 					 const char *nulls)
 {
 	store_execute(frame, plan, values, nulls, SPI_OK_INSERT);
 	if (SPI_processed != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
-				 errmsg("row was not stored in table \"%s\"", frame->table),
-				 errdetail("A trigger on the table suppressed it.")));
+		refuse_trigger(frame->table);
 }
 
 Datum

@@ -39,6 +39,7 @@ typedef struct StorePlan
 	Oid			argtypes[STORE_MAX_ARGS];
 	Oid			relid;			/* the table that plan was made for */
 	SPIPlanPtr	plan;			/* NULL if none is kept */
+	int			executing;		/* how many executions are under way */
 } StorePlan;
 
 typedef struct StoreFrame
@@ -51,6 +52,12 @@ typedef struct StoreFrame
 	int			save_sec_context;
 	int			nestlevel;
 } StoreFrame;
+
+/*
+ * Lock a table that a frame on another one is to read too.  It must be done
+ * before the frame is entered, whose snapshot has to be newer than the lock.
+ */
+extern void store_lock(Oid schema, const char *table, LOCKMODE lockmode);
 
 /* Lock the table, become its owner, and take a fresh snapshot. */
 extern void store_enter(StoreFrame *frame, Oid schema, const char *table,
@@ -71,6 +78,13 @@ extern void store_execute_insert(StoreFrame *frame, StorePlan *plan,
  */
 extern void store_execute(StoreFrame *frame, StorePlan *plan, Datum *values,
 						  const char *nulls, int expected);
+
+/*
+ * To be called where a row should have been written and was not: fails, with
+ * 09000 if there are triggers, one of which must have suppressed it, and else
+ * with 40001, since somebody else must have been at it.
+ */
+pg_noreturn extern void store_not_stored(Oid schema, const char *table);
 
 /*
  * To be called where an error of a write to the table was caught: throws it

@@ -28,10 +28,22 @@ static StorePlan plan_insert_many = {
 	5, {UUIDARRAYOID, TEXTARRAYOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 };
 
+static StorePlan plan_find_honoured = {
+	"SELECT id FROM %s." STORE_KEYS " WHERE id OPERATOR(pg_catalog.=) ANY ($1)"
+	" AND expires_at OPERATOR(pg_catalog.>) $2"
+	" ORDER BY id USING OPERATOR(pg_catalog.<)",
+	2, {UUIDARRAYOID, TIMESTAMPTZOID}
+};
+
+/*
+ * In the order of the ids too, and waiting: two batches would otherwise each
+ * delete some of the same rows and then wait for the other's.
+ */
 static StorePlan plan_delete_many_expired = {
 	"DELETE FROM %s." STORE_KEYS " WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY("
 	"SELECT id FROM %s." STORE_KEYS " WHERE id OPERATOR(pg_catalog.=) ANY ($1)"
-	" AND expires_at OPERATOR(pg_catalog.<=) $2 FOR UPDATE SKIP LOCKED))",
+	" AND expires_at OPERATOR(pg_catalog.<=) $2"
+	" ORDER BY id USING OPERATOR(pg_catalog.<) FOR UPDATE))",
 	2, {UUIDARRAYOID, TIMESTAMPTZOID}
 };
 
@@ -66,9 +78,12 @@ names_as_arrays(const KeyName *names, int n, const bool *skip,
 	return used;
 }
 
-/* The statement's rows are a part of the names, in the same order. */
+/*
+ * The statement's rows are a part of the names, in the same order.  Mark
+ * them, and tell how many they are.
+ */
 static int
-mark_returned(const KeyName *names, int n, bool *inserted)
+mark_returned(const KeyName *names, int n, bool *marks)
 {
 	int			i = 0;
 
@@ -80,47 +95,101 @@ mark_returned(const KeyName *names, int n, bool *inserted)
 		while (i < n && memcmp(&names[i].id, id, sizeof(*id)) != 0)
 			i++;
 		if (i == n)
-			elog(ERROR, "inserted keys are not in the order given");
-		inserted[i++] = true;
+			elog(ERROR, "keys are not in the order given");
+		marks[i++] = true;
 	}
 	return (int) SPI_processed;
 }
 
+/* What a call of store_insert_many is about. */
+typedef struct Batch
+{
+	const KeyName *names;
+	int			n;
+	TimestampTz first_seen_at;
+	TimestampTz expires_at;
+	bool	   *inserted;
+	bool	   *settled;		/* inserted, or seen to be honoured already */
+} Batch;
+
+/* Insert those that are not settled, after the expired rows if these go first. */
+static int
+insert_unsettled(const Batch *batch, bool delete_expired)
+{
+	StoreFrame	frame;
+	Datum		values[5];
+	int			inserted;
+
+	names_as_arrays(batch->names, batch->n, batch->settled, &values[0],
+					&values[1]);
+	values[2] = PointerGetDatum(batch->names[0].scope);
+	values[3] = TimestampTzGetDatum(batch->first_seen_at);
+	values[4] = TimestampTzGetDatum(batch->expires_at);
+
+	store_enter(&frame, batch->names[0].schema, STORE_KEYS, RowExclusiveLock);
+	if (delete_expired)
+	{
+		Datum		expired[2] = {values[0], values[3]};
+
+		store_execute(&frame, &plan_delete_many_expired, expired, NULL,
+					  SPI_OK_DELETE);
+	}
+	store_execute(&frame, &plan_insert_many, values, NULL,
+				  SPI_OK_INSERT_RETURNING);
+	inserted = mark_returned(batch->names, batch->n, batch->inserted);
+	store_leave(&frame);
+	return inserted;
+}
+
+/* Settle what is stored already, by a new snapshot; how many are left? */
+static int
+settle(const Batch *batch)
+{
+	StoreFrame	frame;
+	Datum		values[2];
+	Datum		keys;
+	int			left;
+
+	memcpy(batch->settled, batch->inserted, sizeof(bool) * batch->n);
+	left = names_as_arrays(batch->names, batch->n, batch->settled, &values[0],
+						   &keys);
+	values[1] = TimestampTzGetDatum(batch->first_seen_at);
+	store_enter(&frame, batch->names[0].schema, STORE_KEYS, AccessShareLock);
+	store_execute(&frame, &plan_find_honoured, values, NULL, SPI_OK_SELECT);
+	left -= mark_returned(batch->names, batch->n, batch->settled);
+	store_leave(&frame);
+	return left;
+}
+
+/*
+ * What conflicts with the insert is a duplicate only if it is honoured.  An
+ * expired row goes first, and where somebody else is at it, a prune or a batch,
+ * his end is waited for: a message must not pass for a duplicate because of
+ * a row that is about to go.
+ */
 void
 store_insert_many(const KeyName *names, int n, TimestampTz first_seen_at,
 				  TimestampTz expires_at, bool *inserted)
 {
-	StoreFrame	frame;
-	Datum		values[5];
-	Datum		expired[2];
+	Batch		batch = {names, n, first_seen_at, expires_at, inserted};
 
 	memset(inserted, 0, sizeof(bool) * n);
 	if (n == 0)
 		return;
-	names_as_arrays(names, n, NULL, &values[0], &values[1]);
-	values[2] = PointerGetDatum(names[0].scope);
-	values[3] = TimestampTzGetDatum(first_seen_at);
-	values[4] = TimestampTzGetDatum(expires_at);
-
-	store_enter(&frame, names[0].schema, STORE_KEYS, RowExclusiveLock);
-	store_execute(&frame, &plan_insert_many, values, NULL,
-				  SPI_OK_INSERT_RETURNING);
-	if (mark_returned(names, n, inserted) < n)
+	batch.settled = palloc0(sizeof(bool) * n);
+	if (insert_unsettled(&batch, false) < n && settle(&batch) > 0)
 	{
-		/* What is left is a duplicate, or its row has expired. */
-		names_as_arrays(names, n, inserted, &values[0], &values[1]);
-		expired[0] = values[0];
-		expired[1] = values[3];
-		store_execute(&frame, &plan_delete_many_expired, expired, NULL,
-					  SPI_OK_DELETE);
-		if (SPI_processed > 0)
-		{
-			store_execute(&frame, &plan_insert_many, values, NULL,
-						  SPI_OK_INSERT_RETURNING);
-			(void) mark_returned(names, n, inserted);
-		}
+		(void) insert_unsettled(&batch, true);
+		if (settle(&batch) > 0)
+			store_not_stored(names[0].schema, STORE_KEYS);
 	}
-	store_leave(&frame);
+	pfree(batch.settled);
+}
+
+bool
+store_may_have_claims(Oid schema)
+{
+	return !direct_is_empty(schema, STORE_CLAIMS);
 }
 
 int
@@ -131,7 +200,7 @@ store_find_claim(const KeyName *names, int n)
 	Datum		keys;
 	int			found = -1;
 
-	if (n == 0 || direct_is_empty(names[0].schema, STORE_CLAIMS))
+	if (n == 0 || !store_may_have_claims(names[0].schema))
 		return -1;
 	names_as_arrays(names, n, NULL, &values[0], &keys);
 	store_enter(&frame, names[0].schema, STORE_CLAIMS, AccessShareLock);

@@ -3,7 +3,7 @@
 \getenv dir PG_ABS_SRCDIR
 \set setup :dir '/setup.sql'
 \i :setup
-SELECT plan(60);
+SELECT plan(64);
 CREATE TABLE call_work (id int PRIMARY KEY, what text, amount numeric CHECK (amount >= 0));
 CREATE FUNCTION call_charge(a int, b numeric) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
@@ -119,6 +119,10 @@ SELECT is_empty($$SELECT FROM idempotent_lookup('call', 'deferred')$$, 'and leav
 DROP ROLE IF EXISTS idempotency_test_caller;
 CREATE ROLE idempotency_test_caller;
 GRANT EXECUTE ON FUNCTION idempotent_call TO idempotency_test_caller;
+SELECT throws_ok($$SELECT idempotent_call('call', 'same names', 'SELECT 1 AS a, 2 AS b, 3 AS a')$$, '42701', NULL, 'no column gets lost behind another of its name');
+SELECT is_empty($$SELECT FROM idempotent_lookup('call', 'same names')$$, 'and nothing is stored');
+SELECT is(outcome || coalesce(response::text, ' NULL'), 'executed NULL', 'void is NULL') FROM idempotent_call('call', 'void', 'SELECT pg_sleep(0)');
+SELECT throws_ok($$SELECT idempotent_call('call', 'read only', 'SET TRANSACTION READ ONLY')$$, '25006', NULL, 'no key is written in a transaction that the command made read-only');
 SET ROLE idempotency_test_caller;
 SELECT is(response #>> '{}', 'idempotency_test_caller', 'the command runs as the caller')
 	FROM idempotent_call('call', 'who', 'SELECT current_user');

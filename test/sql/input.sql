@@ -53,7 +53,7 @@ INSERT INTO arguments VALUES
 	('lease => ''1 min'', retention => ''106751991 days'''),
 	('first_sent => ''infinity'''),
 	('first_sent => ''-infinity'''),
-	('first_sent => now() + interval ''90 seconds''');
+	('first_sent => clock_timestamp() + interval ''90 seconds''');
 SELECT throws_ok(format('SELECT idempotent_begin(''s'', ''k'', %s)', argument), 'IK400', NULL, 'begin: ' || argument)
 FROM arguments;
 SELECT throws_ok(format('SELECT idempotent_try_begin(''s'', ''k'', %s)', argument), 'IK400', NULL, 'try_begin: ' || argument)

@@ -4,7 +4,7 @@
 \set setup :dir '/setup.sql'
 \i :setup
 BEGIN;
-SELECT plan(72);
+SELECT plan(83);
 CREATE FUNCTION pg_temp.millis(t timestamptz) RETURNS bigint LANGUAGE sql AS $$ SELECT floor(extract(epoch FROM t) * 1000)::bigint $$;
 CREATE FUNCTION pg_temp.uuid7(t timestamptz) RETURNS text LANGUAGE sql AS $$
 	SELECT substr(h, 1, 8) || '-' || substr(h, 9, 4) || '-7abc-8def-0123456789ab' FROM lpad(to_hex(pg_temp.millis(t)), 12, '0') h
@@ -100,6 +100,26 @@ FROM (VALUES
 	('26 emoji', repeat(chr(128512), 26)),
 	('36 letters', repeat('a', 36)),
 	('a prefix', 'key_01ARZ3NDEKTSV4RRFFQ69G5FAV')) v(what, key), idempotent_try_begin('shapes', key);
+
+-- A batch.
+SELECT is((SELECT count(*) FROM idempotent_begin_many('many', ARRAY[pg_temp.uuid7(now()), pg_temp.ulid(now()), 'no time'])), 3::bigint,
+	'a batch of young keys');
+SELECT is(idempotent_finish_many('many', ARRAY[pg_temp.uuid7(now()), pg_temp.ulid(now()), 'no time']), 3::bigint, 'is finished');
+SELECT throws_ok(format('SELECT idempotent_begin_many(%L, %L)', 'many', ARRAY['other', key]), 'IK412', NULL, 'an old key in a batch is refused')
+	FROM (VALUES (pg_temp.uuid7(now() - interval '2 days')), (pg_temp.ulid(now() - interval '2 days'))) old(key);
+SELECT throws_ok(format('SELECT idempotent_begin_many(%L, %L)', 'many', ARRAY['other', key]), 'IK400', NULL, 'one from the future too')
+	FROM (VALUES (pg_temp.uuid7(now() + interval '2 days')), (pg_temp.ulid(now() + interval '2 days'))) new(key);
+SELECT is((SELECT count(*) FROM idempotent_begin_many('many', ARRAY[pg_temp.uuid7(now() - interval '2 days')], '3 days')), 1::bigint,
+	'not with a longer retention');
+SELECT is(idempotent_finish_many('many', ARRAY[pg_temp.uuid7(now() - interval '2 days')]), 1::bigint, 'which is finished');
+SET LOCAL idempotency.retention = '1 hour';
+SELECT is((SELECT count(*) FROM idempotent_begin_many('many', ARRAY[pg_temp.uuid7(now() - interval '2 days')])), 0::bigint,
+	'and known from then on, however short the retention');
+RESET idempotency.retention;
+SET LOCAL idempotency.key_time = off;
+SELECT is((SELECT count(*) FROM idempotent_begin_many('many', ARRAY[pg_temp.ulid(now() - interval '2 days')])), 1::bigint, 'nor where the setting is off');
+SELECT is(idempotent_finish_many('many', ARRAY[pg_temp.ulid(now() - interval '2 days')]), 1::bigint, 'which is finished');
+SET LOCAL idempotency.key_time = on;
 
 -- first_sent beats the key.
 SELECT is(outcome, 'started', 'first_sent beats an old key')

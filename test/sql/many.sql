@@ -66,6 +66,17 @@ SELECT is(outcome, 'started', 'a claim') FROM idempotent_begin('many', 'leased',
 SELECT throws_ok($$SELECT idempotent_begin_many('many', '{leased,new}')$$, 'IK409', NULL, 'a key under lease is refused');
 SELECT is(idempotent_forget('many', 'leased'), true, 'and forgotten');
 
+-- What has been begun is not finished yet.
+BEGIN;
+SELECT is(pg_temp.begin_many('{mine}'), '{mine}', 'begun');
+SELECT is(outcome, 'in_progress', 'is in progress') FROM idempotent_lookup('many', 'mine');
+SELECT throws_ok($$SELECT idempotent_forget('many', 'mine')$$, 'IK500', NULL, 'and cannot be forgotten');
+SELECT is(idempotent_finish_many('many', '{mine}'), 1::bigint, 'finished');
+SELECT is(outcome, 'replayed', 'it is') FROM idempotent_lookup('many', 'mine');
+SELECT is(idempotent_forget('many', 'mine'), true, 'and can be forgotten');
+COMMIT;
+SELECT is_empty($$SELECT FROM idempotent_lookup('many', 'mine')$$, 'it is gone');
+
 -- A single attempt among those finished.
 BEGIN;
 SELECT is(outcome, 'started', 'begun alone') FROM idempotent_begin('many', 'alone');

@@ -4,13 +4,19 @@
 \set setup :dir '/setup.sql'
 \i :setup
 BEGIN;
-SELECT plan(8);
+SELECT plan(12);
 CREATE FUNCTION suppress() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
 CREATE TRIGGER suppress BEFORE INSERT ON idempotency_keys FOR EACH ROW EXECUTE FUNCTION suppress();
 SELECT is(outcome, 'started', 'begun') FROM idempotent_begin('s', 'trigger');
 SELECT throws_ok($$SELECT idempotent_finish('s', 'trigger')$$, '09000', NULL, 'a trigger that suppresses the row fails finish');
 SELECT is(idempotent_release('s', 'trigger'), true, 'the attempt is still open');
+SELECT throws_ok($$SELECT idempotent_begin_many('s', '{a,b}')$$, '09000', NULL, 'a batch does not take what was suppressed for known');
 DROP TRIGGER suppress ON idempotency_keys;
+CREATE TRIGGER suppress BEFORE UPDATE ON idempotency_claims FOR EACH ROW EXECUTE FUNCTION suppress();
+SELECT is(outcome, 'started', 'begun under lease') FROM idempotent_begin('s', 'lease', lease => '1 hour');
+SELECT throws_ok($$SELECT idempotent_checkpoint('s', 'lease', 1, 'c')$$, '09000', NULL, 'nor is a suppressed checkpoint one to be tried again');
+SELECT throws_ok($$SELECT idempotent_release('s', 'lease', 1)$$, '09000', NULL, 'nor a release');
+DROP TRIGGER suppress ON idempotency_claims;
 
 CREATE RULE nothing AS ON INSERT TO idempotency_keys DO INSTEAD NOTHING;
 SELECT is(outcome, 'started', 'begun') FROM idempotent_begin('s', 'rule');

@@ -18,7 +18,7 @@ INSERT INTO errors_classes
 		'22003', '42601', '42P01', '42883', '42501', '0A000', '21000', '2F003', '38001', '39P01', '44000', 'ZZ001', '00001']) code
 	UNION ALL
 	SELECT code, false FROM unnest(ARRAY['08006', '40001', '40P01', '53100', '53200', '55P03', '55006', '57014', '57P01', '57P03',
-		'58030', '58P01', 'XX000', 'XX001', 'XX002', 'IK400', 'IK409', 'IK410', 'IK412', 'IK413', 'IK422', 'IK500']) code;
+		'58030', '58P01', '72000', 'HV000', 'HV00N', 'XX000', 'XX001', 'XX002', 'IK400', 'IK409', 'IK410', 'IK412', 'IK413', 'IK422', 'IK500']) code;
 CREATE FUNCTION pg_temp.outcome_of(code text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
 	RETURN (SELECT outcome || ' ' || (response #>> '{error,sqlstate}')

@@ -5,10 +5,10 @@
 \i :setup
 SELECT no_plan();
 CREATE FUNCTION pg_temp.stat(what text) RETURNS bigint LANGUAGE sql AS $$
-	SELECT (to_jsonb(s) ->> what)::bigint FROM idempotency_stats s
+	SELECT (row_to_json(s) ->> what)::bigint FROM idempotency_stats s
 $$;
 SELECT is(idempotent_stats_reset(), true, 'reset');
-SELECT is((SELECT to_jsonb(s) - 'stats_reset' FROM idempotency_stats s), jsonb_object_agg(c, 0), 'every counter begins at zero')
+SELECT is((SELECT row_to_json(s)::jsonb - 'stats_reset' FROM idempotency_stats s), jsonb_object_agg(c, 0), 'every counter begins at zero')
 	FROM unnest('{started,replayed,waited,in_progress,mismatches,expired,finished,released,executed,failed,recovered,overtaken,pruned,guard_failures}'::text[]) c;
 SELECT ok(stats_reset BETWEEN now() - interval '1 minute' AND clock_timestamp(), 'and says since when') FROM idempotency_stats;
 

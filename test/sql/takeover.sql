@@ -8,7 +8,7 @@
 CREATE FUNCTION pg_temp.end_lease(key text) RETURNS text LANGUAGE sql AS $$
 	UPDATE idempotency_claims c SET lease_until = clock_timestamp() WHERE c.key = end_lease.key RETURNING 'ended'
 $$;
-SELECT plan(66);
+SELECT plan(70);
 CREATE FUNCTION pg_temp.claim(key text) RETURNS text LANGUAGE sql AS $$
 	SELECT concat_ws(' ', attempt, checkpoint, state, CASE WHEN lease_until > clock_timestamp() THEN 'live' ELSE 'ended' END)
 	FROM idempotency_claims c WHERE c.key = claim.key
@@ -90,6 +90,12 @@ SELECT is(outcome, 'recovered', 'begun again') FROM idempotent_try_begin('s', 'h
 SELECT is(idempotent_release('s', 'here'), true, 'released');
 COMMIT;
 SELECT is(pg_temp.claim('here'), '1 charged 1 ended', 'release leaves it as it was, too');
+BEGIN;
+SELECT is(outcome, 'recovered', 'begun again') FROM idempotent_begin('s', 'here');
+SELECT is(idempotent_release('s', 'here', 2, 'the bank is closed', '0'), true, 'released with a reason');
+SELECT ok(pg_temp.locked('s', 'here'), 'which is written under the lock');
+SELECT results_eq($$SELECT last_error, retry_at IS NOT NULL FROM idempotency_claims WHERE key = 'here'$$, $$VALUES ('the bank is closed', true)$$, 'and is kept');
+ROLLBACK;
 SELECT is(idempotent_checkpoint('s', 'here', 1, 'charged twice', lease => '1 microsecond') IS NOT NULL, true,
 	'so that the first attempt is not overtaken');
 BEGIN;
