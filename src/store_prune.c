@@ -13,7 +13,10 @@
  * someone else asks for one, and deleting rows never raises a summary's
  * minimum.  So prune looks after them itself: it summarizes what is new
  * before it looks, and drops the summary of each range that it removed rows
- * from, for the next prune to take anew.
+ * from, for the next prune to take anew.  If that one runs while a snapshot
+ * is in use that still sees the removed rows, they count in the new summary
+ * too, and the range is read in vain until rows that came into it later have
+ * expired and been removed in turn.
  *
  * Portions Copyright (c) 2026, the idempotency developers
  *
