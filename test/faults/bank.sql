@@ -19,6 +19,11 @@ CREATE TABLE bank.brief (key text NOT NULL, first_seen_at timestamptz NOT NULL, 
 -- Work on the messages of a queue, which come more than once and in batches.
 CREATE TABLE bank.message (key text NOT NULL);
 
+-- The same in batches: when each was begun lies between before and after.
+CREATE TABLE bank.brief_message (
+	key text NOT NULL, before timestamptz NOT NULL, after timestamptz NOT NULL, retention interval NOT NULL);
+CREATE INDEX ON bank.brief_message (key);
+
 -- Move money and write it down; the number of the entry.
 CREATE FUNCTION bank.move(key text, phase text, src integer, dst integer, amount integer) RETURNS bigint
 	LANGUAGE plpgsql AS $$

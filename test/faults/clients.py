@@ -524,6 +524,44 @@ class Inbox(Client):
         return batch
 
 
+class BriefInbox(Client):
+    """The same, of a queue whose messages are known for less than a second only and are then new again, while prune
+    removes them. What is known must have been new within its retention: nothing may get lost."""
+
+    def work(self):
+        self.tally["requests"] += 1
+        size = 250 if self.rng.random() < 0.1 else self.rng.randint(1, 25)
+        batch = [f"brief message {n}" for n in self.rng.sample(range(400), size)]
+        level = self.rng.choice(("READ COMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"))
+        self.attempt(lambda: self.consume(batch, level, f"{self.rng.randint(50, 900)} ms"))
+        time.sleep(self.rng.uniform(0, 0.02))
+
+    def consume(self, batch, level, retention):
+        conn = self.connection()
+        in_the_middle = self.begin(conn, level)
+        before = conn.value("SELECT clock_timestamp()")
+        new = [row[0] for row in conn.query("SELECT idempotent_begin_many('brief inbox', $1, $2)", array(batch),
+                                            retention)]
+        after = conn.value("SELECT clock_timestamp()")
+        if level == "READ COMMITTED":       # the others' snapshots may not see what was committed meanwhile
+            self.look_for_lost(conn, sorted(set(batch) - set(new)), before)
+        if new:
+            conn.query("INSERT INTO bank.brief_message SELECT unnest($1::text[]), $2, $3, $4", array(new), before,
+                       after, retention)
+            in_the_middle()
+            conn.query("SELECT idempotent_finish_many('brief inbox', $1)", array(new))
+        conn.command("COMMIT")
+        self.tally["brief messages new"] += len(new)
+        self.tally["brief messages known"] += len(batch) - len(new)
+        return batch
+
+    def look_for_lost(self, conn, known, before):
+        lost = conn.query("SELECT key FROM unnest($1::text[]) AS key WHERE NOT EXISTS (SELECT FROM bank.brief_message m"
+                          " WHERE m.key = key.key AND m.after + m.retention > $2::timestamptz)", array(known), before)
+        if lost:
+            self.machine.violation("a message was lost", f"{len(lost)} of {len(known)}, such as {lost[0]}")
+
+
 def array(keys):
     return "{" + ",".join(f'"{key}"' for key in keys) + "}"
 

@@ -134,6 +134,7 @@ class Machine:
             crew.append(clients.Manager(self, "manager", rng.random()))
         if self.inbox:
             crew += [clients.Inbox(self, f"inbox {n}", rng.random()) for n in range(2)]
+            crew += [clients.BriefInbox(self, f"brief inbox {n}", rng.random()) for n in range(2)]
         crew.append(clients.Pruner(self, "pruner", rng.random()))
         return crew
 
@@ -199,7 +200,8 @@ class Machine:
 
     def empty_the_books(self):
         with self.cluster.admin_when_up(self.database) as admin:
-            admin.command("UPDATE bank.account SET base = balance; TRUNCATE bank.effect, bank.brief, bank.message;"
+            admin.command("UPDATE bank.account SET base = balance;"
+                          " TRUNCATE bank.effect, bank.brief, bank.message, bank.brief_message;"
                           " TRUNCATE idem.idempotency_keys, idem.idempotency_claims")
 
 
@@ -304,7 +306,8 @@ def report(machine, cluster, modes, seconds):
     lines("beside it", [(name, tally[name]) for name in
                         ("keys looked up", "other requests refused", "died between prepare and commit",
                          "prepared transactions settled by the manager", "prepared transactions settled by another",
-                         "brief keys used", "brief keys replayed", "messages new", "messages known", "prunes",
+                         "brief keys used", "brief keys replayed", "messages new", "messages known",
+                         "brief messages new", "brief messages known", "prunes",
                          "keys pruned")])
     kinds = fault_counts(machine, cluster)
     lines(f"faults: {sum(kinds.values())}", kinds.items())
@@ -341,7 +344,8 @@ def judge_product(machine, cluster, verdict):
     print()
     properties = [what for what, query in oracle.QUERIES + oracle.AT_REST] + [
         "two answers to one key", "a key without an answer", "an answer that is not the stored one",
-        "a stored key that nobody asked for", "a payment that the outside service does not know", "a key is stuck"]
+        "a stored key that nobody asked for", "a message was lost", "a payment that the outside service does not know",
+        "a key is stuck"]
     for what in properties:
         verdict.add(not machine.violations[what], "never: " + what)
     others = sorted(set(machine.violations) - set(properties))

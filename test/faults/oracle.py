@@ -52,6 +52,10 @@ QUERIES = (
      " lag(first_seen_at) OVER w AS previous, lag(retention) OVER w AS kept FROM bank.brief"
      " WINDOW w AS (PARTITION BY key ORDER BY first_seen_at)) AS uses WHERE first_seen_at < previous + kept"),
 
+    ("a message was consumed again before it expired",
+     "SELECT key, b.before, b.after, a.before, a.after, a.retention FROM bank.brief_message a"
+     " JOIN bank.brief_message b USING (key) WHERE b.before > a.after AND b.after < a.before + a.retention"),
+
     ("a message was consumed twice",
      "SELECT key, count(*) FROM bank.message GROUP BY key HAVING count(*) > 1"),
 
