@@ -211,9 +211,10 @@ static void
 read_in_turn(const KeyName *name, bool wait, Stored *stored)
 {
 	store_read(name, true, stored);
-	while (wait && store_wait_for_inserter(stored))
+	while (wait && TransactionIdIsValid(stored->inserter.xid))
 	{
 		stats_count(STATS_WAITED, 1);
+		store_wait_for(&stored->inserter);
 		store_read(name, true, stored);
 	}
 }

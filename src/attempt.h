@@ -112,13 +112,6 @@ extern bool attempt_lookup(const AttemptRequest *request,
 /* Drop a key and its claim, waiting for the attempt under way. */
 extern bool attempt_forget(const KeyName *name);
 
-/*
- * Was a request sent so long ago that its key may have been pruned?  retention
- * in microseconds.
- */
-extern bool attempt_is_too_late(TimestampTz sent_at, int64 retention,
-								TimestampTz now);
-
 /* How long to wait after an attempt: base doubled for each one before it. */
 extern int64 attempt_backoff(int32 attempt, int64 base, int64 cap);
 

@@ -34,6 +34,13 @@ extern void lease_release(const KeyName *name, int32 number, text *error,
 extern void lease_release_taken(const KeyName *name, int32 number,
 								text *error, int64 retry_after);
 
+/*
+ * Was a request sent so long ago that its key may have been pruned?  retention
+ * in microseconds.
+ */
+extern bool attempt_is_too_late(TimestampTz sent_at, int64 retention,
+								TimestampTz now);
+
 /* start + span, or IK400 if that is no timestamp; what names the span. */
 extern TimestampTz time_after(TimestampTz start, int64 span, const char *what);
 

@@ -316,15 +316,6 @@ store_read(const KeyName *name, bool locked, Stored *stored)
 	stored->read_at = GetCurrentTimestamp();
 }
 
-bool
-store_wait_for_inserter(const Stored *stored)
-{
-	if (!TransactionIdIsValid(stored->inserter.xid))
-		return false;
-	direct_wait(&stored->inserter);
-	return true;
-}
-
 /* The row of a finished key, in the order of the table's columns. */
 static void
 form_key_row(const KeyName *name, const StoredKey *key, Datum *values,

@@ -101,8 +101,8 @@ typedef struct Stored
  */
 extern void store_read(const KeyName *name, bool locked, Stored *stored);
 
-/* Wait for the end of the transaction that inserted the key's row, if any. */
-extern bool store_wait_for_inserter(const Stored *stored);
+/* Wait until the insert has been committed or taken back. */
+extern void store_wait_for(const Inserter *inserter);
 
 /*
  * Insert a finished key.  If replaces_expired, a row of the key that has

@@ -178,7 +178,7 @@ direct_read_now(DirectTable *direct, const KeyId *id, Inserter *inserter)
 }
 
 void
-direct_wait(const Inserter *inserter)
+store_wait_for(const Inserter *inserter)
 {
 	if (inserter->token != 0)
 		SpeculativeInsertionWait(inserter->xid, inserter->token);
@@ -271,7 +271,6 @@ direct_delete(Oid schema, const char *table, ItemPointer tids, int ntids,
 		return false;
 	}
 
-	PreventCommandIfReadOnly("DELETE");
 	CheckCmdReplicaIdentity(rel, CMD_DELETE);
 	cid = GetCurrentCommandId(true);
 	for (int i = 0; i < ntids; i++)

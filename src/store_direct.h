@@ -62,9 +62,6 @@ extern TupleTableSlot *direct_read(DirectTable *direct, const KeyId *id,
 extern TupleTableSlot *direct_read_now(DirectTable *direct, const KeyId *id,
 									   Inserter *inserter);
 
-/* Wait until the insert has been committed or taken back. */
-extern void direct_wait(const Inserter *inserter);
-
 /*
  * Insert a row of all the table's columns, which are of these types; false,
  * with nothing done, if it has to be inserted through SQL.

@@ -253,10 +253,12 @@ void
 store_not_stored(Oid schema, const char *table)
 {
 	Relation	rel = lock_table(schema, table, AccessShareLock);
-	bool		has_triggers = rel->rd_rel->relhastriggers;
+	bool		suppressed = rel->trigdesc != NULL &&
+		(rel->trigdesc->trig_insert_before_row ||
+		 rel->trigdesc->trig_update_before_row);
 
 	table_close(rel, NoLock);
-	if (has_triggers)
+	if (suppressed)
 		refuse_trigger(table);
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),

@@ -81,8 +81,8 @@ extern void store_execute(StoreFrame *frame, StorePlan *plan, Datum *values,
 
 /*
  * To be called where a row should have been written and was not: fails, with
- * 09000 if there are triggers, one of which must have suppressed it, and else
- * with 40001, since somebody else must have been at it.
+ * 09000 if there are triggers that may have suppressed it, and else with
+ * 40001, since somebody else must have been at it.
  */
 pg_noreturn extern void store_not_stored(Oid schema, const char *table);
 

@@ -102,7 +102,7 @@ mark_returned(const KeyName *names, int n, bool *marks)
 }
 
 /* What a call of store_insert_many is about. */
-typedef struct Batch
+typedef struct BatchInsert
 {
 	const KeyName *names;
 	int			n;
@@ -110,11 +110,11 @@ typedef struct Batch
 	TimestampTz expires_at;
 	bool	   *inserted;
 	bool	   *settled;		/* inserted, or seen to be honoured already */
-} Batch;
+} BatchInsert;
 
 /* Insert those that are not settled, after the expired rows if these go first. */
 static int
-insert_unsettled(const Batch *batch, bool delete_expired)
+insert_unsettled(const BatchInsert *batch, bool delete_expired)
 {
 	StoreFrame	frame;
 	Datum		values[5];
@@ -143,7 +143,7 @@ insert_unsettled(const Batch *batch, bool delete_expired)
 
 /* Settle what is stored already, by a new snapshot; how many are left? */
 static int
-settle(const Batch *batch)
+settle(const BatchInsert *batch)
 {
 	StoreFrame	frame;
 	Datum		values[2];
@@ -171,7 +171,7 @@ void
 store_insert_many(const KeyName *names, int n, TimestampTz first_seen_at,
 				  TimestampTz expires_at, bool *inserted)
 {
-	Batch		batch = {names, n, first_seen_at, expires_at, inserted};
+	BatchInsert batch = {names, n, first_seen_at, expires_at, inserted};
 
 	memset(inserted, 0, sizeof(bool) * n);
 	if (n == 0)
