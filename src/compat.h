@@ -22,6 +22,7 @@
 #include "storage/dsm_registry.h"
 #endif
 #include "utils/guc.h"
+#include "utils/guc_tables.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
 
@@ -121,6 +122,18 @@ compat_shared_area(const char *name, Size size, void (*init) (void *))
 	PG_END_TRY();
 	LWLockRelease(AddinShmemInitLock);
 	return area;
+#endif
+}
+
+/* 16 returns a copy of the array of settings, and its length. */
+static inline struct config_generic **
+compat_guc_variables(int *count)
+{
+#if PG_VERSION_NUM >= 160000
+	return get_guc_variables(count);
+#else
+	*count = GetNumConfigOptions();
+	return get_guc_variables();
 #endif
 }
 
