@@ -14,6 +14,8 @@
 #define IDEMPOTENCY_COMPAT_H
 
 #include "access/genam.h"
+#include "access/tableam.h"
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
@@ -23,11 +25,23 @@
 #endif
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
+#include "utils/jsonb.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
+#include "utils/tuplestore.h"	/* 19's funcapi.h has it no longer */
 
 #if PG_VERSION_NUM < 150000
 #error "idempotency needs PostgreSQL 15 or later"
+#endif
+
+/*
+ * 16 gives what it marks so its visibility in a library whose symbols are
+ * hidden otherwise.  The macro is expanded where a function is declared, that
+ * is, after this.
+ */
+#if PG_VERSION_NUM < 160000 && defined(__GNUC__)
+#undef PGDLLEXPORT
+#define PGDLLEXPORT __attribute__((visibility("default")))
 #endif
 
 /* 18 lets a library carry its name and version in the magic block. */
@@ -64,7 +78,7 @@ RestrictSearchPath(void)
 #define INTERVAL_NOT_FINITE(i) (false)
 #endif
 
-/* 18 asks whether a deferrable primary key will do, and counts scans. */
+/* 18 asks whether a deferrable primary key will do. */
 static inline Oid
 compat_primary_key(Relation table)
 {
@@ -75,14 +89,83 @@ compat_primary_key(Relation table)
 #endif
 }
 
+/* 18 counts scans, 19 has flags for them. */
 static inline IndexScanDesc
 compat_index_beginscan(Relation table, Relation index, Snapshot snapshot,
 					   int nkeys)
 {
-#if PG_VERSION_NUM >= 180000
+#if PG_VERSION_NUM >= 190000
+	return index_beginscan(table, index, snapshot, NULL, nkeys, 0, SO_NONE);
+#elif PG_VERSION_NUM >= 180000
 	return index_beginscan(table, index, snapshot, NULL, nkeys, 0);
 #else
 	return index_beginscan(table, index, snapshot, nkeys, 0);
+#endif
+}
+
+/*
+ * Delete a row.  Without wait, a row that somebody else is changing is left
+ * alone, and the result says so.
+ *
+ * 19 has as many arguments as the versions before, in another order and of
+ * types that convert into each other.  A call in the wrong order compiles with
+ * a warning and crashes, so nobody but this function calls it.
+ */
+static inline TM_Result
+compat_tuple_delete(Relation table, ItemPointer tid, CommandId cid,
+					Snapshot snapshot, bool wait, TM_FailureData *failure)
+{
+#if PG_VERSION_NUM >= 190000
+	return table_tuple_delete(table, tid, cid, 0, snapshot, InvalidSnapshot,
+							  wait, failure);
+#else
+	return table_tuple_delete(table, tid, cid, snapshot, InvalidSnapshot,
+							  wait, failure, false);
+#endif
+}
+
+/* Before 17 an index keeps nothing between inserts that must be given back. */
+static inline void
+compat_index_insert_cleanup(Relation index, struct IndexInfo *info)
+{
+#if PG_VERSION_NUM >= 170000
+	index_insert_cleanup(index, info);
+#endif
+}
+
+/*
+ * Building JSON: push the tokens one by one, the last END by compat_json_done,
+ * which returns the whole.  Begin with a state that is all zeros.  19 keeps
+ * the value in the state, where older versions return it.
+ */
+#if PG_VERSION_NUM >= 190000
+typedef JsonbInState CompatJsonState;
+#else
+typedef struct CompatJsonState
+{
+	JsonbParseState *parse_state;
+} CompatJsonState;
+#endif
+
+static inline void
+compat_json_push(CompatJsonState *state, JsonbIteratorToken token,
+				 JsonbValue *value)
+{
+#if PG_VERSION_NUM >= 190000
+	pushJsonbValue(state, token, value);
+#else
+	(void) pushJsonbValue(&state->parse_state, token, value);
+#endif
+}
+
+static inline Jsonb *
+compat_json_done(CompatJsonState *state, JsonbIteratorToken end)
+{
+#if PG_VERSION_NUM >= 190000
+	pushJsonbValue(state, end, NULL);
+	return JsonbValueToJsonb(state->result);
+#else
+	return JsonbValueToJsonb(pushJsonbValue(&state->parse_state, end, NULL));
 #endif
 }
 
@@ -92,10 +175,23 @@ compat_index_beginscan(Relation table, Relation index, Snapshot snapshot,
  * small one.  NULL where none is left: that must not fail the caller, so the
  * error is caught; nothing but the one lock is held on the way.
  */
+#if PG_VERSION_NUM >= 190000
+/* 19 hands an argument through to init: here the init without one. */
+static inline void
+compat_shared_init(void *area, void *init)
+{
+	(*(void (**) (void *)) init) (area);
+}
+#endif
+
 static inline void *
 compat_shared_area(const char *name, Size size, void (*init) (void *))
 {
-#if PG_VERSION_NUM >= 170000
+#if PG_VERSION_NUM >= 190000
+	bool		found;
+
+	return GetNamedDSMSegment(name, size, compat_shared_init, &found, &init);
+#elif PG_VERSION_NUM >= 170000
 	bool		found;
 
 	return GetNamedDSMSegment(name, size, init, &found);
