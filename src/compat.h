@@ -18,6 +18,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
+#include "storage/lock.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 #if PG_VERSION_NUM >= 170000
@@ -218,6 +219,17 @@ compat_shared_area(const char *name, Size size, void (*init) (void *))
 	PG_END_TRY();
 	LWLockRelease(AddinShmemInitLock);
 	return area;
+#endif
+}
+
+/* 17 can ask for stronger locks too. */
+static inline bool
+compat_lock_held_by_me(const LOCKTAG *tag, LOCKMODE lockmode)
+{
+#if PG_VERSION_NUM >= 170000
+	return LockHeldByMe(tag, lockmode, false);
+#else
+	return LockHeldByMe(tag, lockmode);
 #endif
 }
 
