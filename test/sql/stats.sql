@@ -9,7 +9,7 @@ CREATE FUNCTION pg_temp.stat(what text) RETURNS bigint LANGUAGE sql AS $$
 $$;
 SELECT is(idempotent_stats_reset(), true, 'reset');
 SELECT is((SELECT row_to_json(s)::jsonb - 'stats_reset' FROM idempotency_stats s), jsonb_object_agg(c, 0), 'every counter begins at zero')
-	FROM unnest('{started,replayed,waited,in_progress,mismatches,expired,finished,released,executed,failed,recovered,overtaken,pruned,guard_failures}'::text[]) c;
+	FROM unnest('{started,replayed,waited,in_progress,mismatches,expired,finished,released,executed,failed,recovered,overtaken,pruned,guard_failures,parked,resolved,corrected}'::text[]) c;
 SELECT ok(stats_reset BETWEEN now() - interval '1 minute' AND clock_timestamp(), 'and says since when') FROM idempotency_stats;
 
 BEGIN;
@@ -47,8 +47,8 @@ SELECT is(pg_temp.stat('started'), 0::bigint, 'and back to zero');
 SELECT is_empty('SELECT FROM idempotency_in_flight', 'nobody is at it');
 BEGIN;
 SELECT outcome FROM idempotent_begin('s', 'flight') \g /dev/null
-SELECT is((pid, waiting, id_prefix, id), (pg_backend_pid(), false, left(replace(pg_temp.id_of('s', 'flight')::text, '-', ''), 16), NULL::uuid),
-	'an attempt of one transaction, by the beginning of its id') FROM idempotency_in_flight;
+SELECT is((pid, waiting, id_suffix, id), (pg_backend_pid(), false, right(replace(pg_temp.id_of('s', 'flight')::text, '-', ''), 16), NULL::uuid),
+	'an attempt of one transaction, by the end of its id') FROM idempotency_in_flight;
 SELECT ok(since <= clock_timestamp() AND query LIKE '%idempotency_in_flight%' AND state = 'active', 'since when, and at what')
 	FROM idempotency_in_flight;
 ROLLBACK;
