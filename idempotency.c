@@ -153,6 +153,7 @@ _PG_init(void)
 							 &key_time, false,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("idempotency");
+	stats_init();
 	attempt_init();
 }
 
