@@ -62,7 +62,7 @@ CREATE TABLE @extschema@.idempotency_corrections (
 	scope			text NOT NULL,
 	key				text NOT NULL,
 	what			text NOT NULL,
-	attempt			integer NOT NULL,
+	attempt			integer,
 	checkpoint		text,
 	state			jsonb,
 	error			text,
@@ -119,7 +119,7 @@ COMMENT ON TABLE @extschema@.idempotency_corrections IS
 COMMENT ON COLUMN @extschema@.idempotency_corrections.what IS
 	'settled (a claim was finished), corrected (an answer was replaced) or recorded (nothing was stored before).';
 COMMENT ON COLUMN @extschema@.idempotency_corrections.attempt IS
-	'The attempt number that is stored with the key since then.';
+	'The attempt number that was stored before; this and the columns up to finished_at tell what was there before.';
 COMMENT ON INDEX @extschema@.idempotency_corrections_id_idx IS
 	'How idempotent_forget finds the corrections of a key.';
 

@@ -1,39 +1,101 @@
 /*-------------------------------------------------------------------------
  *
  * idempotency.c
- *	  The front door: module, settings, and the functions that SQL calls.
+ *	  The front door: module, and the functions that SQL calls.
  *
- * The protocol
- * ============
+ * Terms
+ * =====
  *
- * In one transaction.  begin takes the key's lock, an advisory lock of a
- * private class (keylock.h), exclusive and of the transaction, and then reads
- * the key with a snapshot that is taken after the lock.  A key that is
- * finished is replayed, and the lock is given back at once.  Otherwise the
- * lock is kept to the end of the transaction, so whoever comes second waits
- * there (begin) or is told so (try_begin).  begin writes nothing; finish
- * inserts the one row, under the lock.  Hence a crash or a rollback leaves no
- * trace, and a waiter that gets the lock either sees the row that the last
- * holder committed or is the executor.
+ * A key is a scope and a key in it; its id is a hash of the two.  A finished
+ * key is a row of idempotency_keys; it expires at a time, and an expired row
+ * counts as absent.  A claim is a row of idempotency_claims: a key under lease
+ * that is not finished.  A claim is live until its lease ends; it is due when
+ * its lease is over and the time that release gave has come; it is parked when
+ * nobody may take it.  A counter is a claim of which only the attempt number
+ * is left.  An attempt is numbered; the number is the fencing token.
  *
- * Under lease.  begin also writes a claim, which the application commits; the
- * lock goes with that commit and the claim stays.  Whoever writes to a claim
- * (checkpoint, finish, release, and the begin or resume that takes it over)
- * takes the lock, reads the claim with a newer snapshot and compares the
- * attempt's number, which each takeover raises.  finish deletes the claim and
- * inserts the key.
+ * The key's lock is an advisory lock of a private class (src/keylock.h),
+ * exclusive and of the transaction.
+ *
+ * Invariants
+ * ==========
+ *
+ *	I1	At most one finished row of a key has not expired.
+ *	I2	The work of a key commits at most once while the key has not expired,
+ *		and only together with the key's row.
+ *	I3	Whoever writes a key or a claim holds the key's lock to the end of its
+ *		transaction.  (A batch of more than 200 keys holds it until the key's
+ *		row is inserted; the uncommitted row stands in for the lock after that.)
+ *	I4	A key or a claim is read after its lock was taken, as it is then,
+ *		whatever the transaction's snapshot shows.
+ *	I5	An attempt number of a key is given out at most once while its claim or
+ *		counter is stored.
+ *	I6	Only the attempt whose number is stored may write to the claim.  The
+ *		number is compared under the lock, and again by the statement.
+ *	I7	Nobody but an administrator gets a claim that is live, not yet due, or
+ *		parked.
+ *	I8	A transaction with an open attempt that is not under lease cannot
+ *		commit or be prepared.
+ *	I9	Whoever goes on at a checkpoint sees the work of that checkpoint, or
+ *		gets 40001.
+ *	I10	What is stored outranks every judgement about time, length and
+ *		settings.
+ *	I11	An answer expires no earlier than its finish plus its retention.
+ *	I12	idempotent_resolve never overwrites what its caller has not seen.
+ *
+ * The states of a key
+ * ===================
+ *
+ *	             begin               finish
+ *	  absent ------------> open ----------------> finished
+ *	   ^  ^                 |                      |    |
+ *	   |  +-----------------+                      |    | correct
+ *	   |    release, ROLLBACK,                     |    +-> finished
+ *	   |    crash                                  |
+ *	   +-------------------------------------------+
+ *	              expiry (prune), forget
+ *
+ *	             begin, lease           checkpoint
+ *	  absent ------------------> live ----------------> live
+ *	   or                        | | |
+ *	  counter      lease is over | | | finish
+ *	     ^        +--------------+ | +-----------> finished
+ *	     |        v      release   |
+ *	     |       due <------------ +
+ *	     |        |  after its     |
+ *	     |        |  time          | park, or the last attempt ends
+ *	     |        |                v
+ *	     |        +---> live    parked --- retry ---> live
+ *	     |   begin, resume         |
+ *	     |                         | resolve
+ *	     +--- reset, forget        +-------------> finished
+ *
+ *	transition			function
+ *	absent -> open		start_here (attempt.c); writes nothing
+ *	due -> open			recover_here (attempt.c)
+ *	open -> finished	finish_here (attempt.c)
+ *	open -> absent		release_here, or nobody: the transaction's end
+ *	absent -> live		lease_claim (attempt_lease.c)
+ *	due -> live			take_claim (attempt_lease.c)
+ *	live -> finished	lease_finish
+ *	live -> due			write_release, or nobody: the clock
+ *	live -> parked		lease_park, or nobody: the clock
+ *	parked -> live		lease_retry
+ *	parked -> finished	store_answer (attempt_resolve.c)
+ *	finished, corrected	correct_key (attempt_resolve.c)
+ *	any -> counter		write_release with reset, forget_claim (attempt.c)
+ *	finished -> absent	store_prune (store_prune.c), forget_stored
+ *
+ * What may be relied upon: in "open" nothing of the key is stored but, for a
+ * batch, its uncommitted row, and only the key's lock (or that row) keeps
+ * others away; in "live", "due" and "parked" the claim is committed, and the
+ * lock is held only while somebody writes to it.
  *
  * Order of locks: the key's lock, then the tables' (AccessShare to read,
- * RowExclusive to write), then rows.  prune takes no key's lock: it passes over keys
- * whose lock is held and rows that are locked.  Two transactions that begin
- * two keys in opposite order deadlock as two UPDATEs would, and one fails.
- *
- * Isolation.  READ COMMITTED sees what the last holder committed anyhow.  In
- * REPEATABLE READ and SERIALIZABLE the transaction's snapshot may be older
- * than the lock, so the tables, and they alone, are read with the latest one,
- * and a key's row as it is now: a row that is written and not committed is a
- * large batch's, which does not lock its keys (attempt_many.h), and is waited
- * for.  What a row outside of this protocol does to it is a 40001.
+ * RowExclusive to write), then rows.  Prune takes no key's lock: it passes
+ * over keys whose lock is held and rows that are locked.  Two transactions
+ * that begin two keys in opposite order deadlock as two UPDATEs would, and one
+ * fails.
  *
  * Portions Copyright (c) 2026, the idempotency developers
  *
@@ -55,15 +117,17 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 #include "utils/typcache.h"
 
 #include "src/attempt.h"
 #include "src/attempt_call.h"
 #include "src/attempt_many.h"
+#include "src/attempt_resolve.h"
 #include "src/command.h"
 #include "src/compat.h"
 #include "src/errors.h"
-#include "src/keytime.h"
+#include "src/settings.h"
 #include "src/stats.h"
 #include "src/timespan.h"
 
@@ -74,85 +138,13 @@ PGDLLEXPORT void _PG_init(void);
 /* A scope is the application's own text; this only stops mistakes. */
 #define MAX_SCOPE_LENGTH 1024
 
-/* How far a client's clock may be ahead of ours. */
-#define MAX_CLOCK_SKEW USECS_PER_MINUTE
-
-/*
- * idempotency.retention: how long after its first begin a finished key is
- * honoured.  An interval, or a number of seconds.
- */
-static char *retention_setting = NULL;
-static int64 retention_usecs = USECS_PER_DAY;
-
-/*
- * idempotency.max_key_length: in characters.  255 is what Stripe and most
- * others allow; Toss Payments allows 300.
- */
-static int	max_key_length = 255;
-
-/*
- * idempotency.max_response_size: in bytes of response, headers and body
- * together, before compression.  0: no limit.
- */
-static int	max_response_size = 0;
-
-/*
- * idempotency.key_time: read the time inside a UUIDv7 or ULID key, so that a
- * request older than its retention is refused even after its key was pruned.
- */
-static bool key_time = false;
-
-static bool
-check_retention(char **newval, void **extra, GucSource source)
-{
-	int64		usecs;
-	int64	   *parsed;
-
-	if (!timespan_from_text(*newval, &usecs) || usecs <= 0)
-	{
-		GUC_check_errdetail("\"%s\" must be an interval greater than zero, such as '24 hours', or a number of seconds.",
-							"idempotency.retention");
-		return false;
-	}
-	parsed = guc_malloc(LOG, sizeof(int64));
-	if (parsed == NULL)
-		return false;
-	*parsed = usecs;
-	*extra = parsed;
-	return true;
-}
-
-static void
-assign_retention(const char *newval, void *extra)
-{
-	retention_usecs = *(int64 *) extra;
-}
+/* Longer than this, and the time of an expiry could not be represented. */
+#define MAX_RETENTION (100000 * (365 * USECS_PER_DAY))
 
 void
 _PG_init(void)
 {
-	DefineCustomStringVariable("idempotency.retention",
-							   "How long after its first begin a finished idempotency key is honoured.",
-							   "An interval, or a number of seconds.",
-							   &retention_setting, "24 hours",
-							   PGC_USERSET, 0,
-							   check_retention, assign_retention, NULL);
-	DefineCustomIntVariable("idempotency.max_key_length",
-							"Longest idempotency key that is accepted, in characters.",
-							NULL,
-							&max_key_length, 255, 1, 65535,
-							PGC_USERSET, 0, NULL, NULL, NULL);
-	DefineCustomIntVariable("idempotency.max_response_size",
-							"Largest response that is stored with an idempotency key.",
-							"Response, headers and body together, before compression; 0 means no limit.",
-							&max_response_size, 0, 0, INT_MAX,
-							PGC_USERSET, GUC_UNIT_BYTE, NULL, NULL, NULL);
-	DefineCustomBoolVariable("idempotency.key_time",
-							 "Reads the time inside UUIDv7 and ULID idempotency keys.",
-							 "Requests older than their retention are refused even after the key was pruned.",
-							 &key_time, false,
-							 PGC_USERSET, 0, NULL, NULL, NULL);
-	MarkGUCPrefixReserved("idempotency");
+	settings_init();
 	stats_init();
 	attempt_init();
 }
@@ -169,7 +161,7 @@ check_may_write(const char *function)
 }
 
 static void
-refuse_null(FunctionCallInfo fcinfo, int arg, const char *what)
+check_not_null(FunctionCallInfo fcinfo, int arg, const char *what)
 {
 	if (PG_ARGISNULL(arg))
 		ereport(ERROR,
@@ -177,30 +169,32 @@ refuse_null(FunctionCallInfo fcinfo, int arg, const char *what)
 				 errmsg("%s must not be null", what)));
 }
 
-/* A name has 1 to max characters; NULL stands for null. */
+/* A name must not be empty; NULL stands for null. */
 static void
-check_name(text *name, const char *what, int max)
+check_name(text *name, const char *what)
 {
-	int			len = name == NULL ? 0 : VARSIZE_ANY_EXHDR(name);
-
-	if (len == 0)
+	if (name == NULL || VARSIZE_ANY_EXHDR(name) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEMPOTENCY_BAD_REQUEST),
 				 errmsg("idempotency %s must not be null or empty", what)));
-	if (len > max && pg_mbstrlen_with_len(VARDATA_ANY(name), len) > max)
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEMPOTENCY_BAD_REQUEST),
-				 errmsg("idempotency %s is too long", what),
-				 errdetail("It must have at most %d characters.", max)));
 }
 
 static text *
-get_name(FunctionCallInfo fcinfo, int arg, const char *what, int max)
+get_scope(FunctionCallInfo fcinfo)
 {
-	text	   *name = PG_ARGISNULL(arg) ? NULL : PG_GETARG_TEXT_PP(arg);
+	text	   *scope = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
+	int			len;
 
-	check_name(name, what, max);
-	return name;
+	check_name(scope, "scope");
+	len = VARSIZE_ANY_EXHDR(scope);
+	if (len > MAX_SCOPE_LENGTH &&
+		pg_mbstrlen_with_len(VARDATA_ANY(scope), len) > MAX_SCOPE_LENGTH)
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEMPOTENCY_BAD_REQUEST),
+				 errmsg("idempotency scope is too long"),
+				 errdetail("It must have at most %d characters.",
+						   MAX_SCOPE_LENGTH)));
+	return scope;
 }
 
 static Oid
@@ -219,13 +213,17 @@ set_key_name(KeyName *name, Oid schema, text *scope, text *key)
 			   VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key), &name->id);
 }
 
-/* Arguments 0 and 1 of every function on a key. */
+/*
+ * Arguments 0 and 1 of every function on a key.  How long a key may be is
+ * judged once nothing is found to be stored of it.
+ */
 static void
 get_key_name(FunctionCallInfo fcinfo, KeyName *name)
 {
-	text	   *scope = get_name(fcinfo, 0, "scope", MAX_SCOPE_LENGTH);
-	text	   *key = get_name(fcinfo, 1, "key", max_key_length);
+	text	   *scope = get_scope(fcinfo);
+	text	   *key = PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1);
 
+	check_name(key, "key");
 	set_key_name(name, extension_schema(fcinfo), scope, key);
 }
 
@@ -233,12 +231,12 @@ get_key_name(FunctionCallInfo fcinfo, KeyName *name)
 static int
 get_key_names(FunctionCallInfo fcinfo, KeyName **names, Datum **keys)
 {
-	text	   *scope = get_name(fcinfo, 0, "scope", MAX_SCOPE_LENGTH);
+	text	   *scope = get_scope(fcinfo);
 	Oid			schema = extension_schema(fcinfo);
 	bool	   *nulls;
 	int			n;
 
-	refuse_null(fcinfo, 1, "keys");
+	check_not_null(fcinfo, 1, "keys");
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false,
 					  TYPALIGN_INT, keys, &nulls, &n);
 	*names = palloc(sizeof(KeyName) * (n + 1));
@@ -246,29 +244,43 @@ get_key_names(FunctionCallInfo fcinfo, KeyName **names, Datum **keys)
 	{
 		text	   *key = nulls[i] ? NULL : DatumGetTextPP((*keys)[i]);
 
-		check_name(key, "key", max_key_length);
+		check_name(key, "key");
 		set_key_name(&(*names)[i], schema, scope, key);
 	}
 	return n;
 }
 
-/* A length of time of at least min microseconds; missing if it is null. */
+/* A length of time of min to max microseconds; missing if it is null. */
 static int64
 get_timespan(FunctionCallInfo fcinfo, int arg, const char *what, int64 min,
-			 int64 missing)
+			 int64 max, int64 missing)
 {
 	int64		usecs;
 
 	if (PG_ARGISNULL(arg))
 		return missing;
 	if (!timespan_from_interval(PG_GETARG_INTERVAL_P(arg), &usecs) ||
-		usecs < min)
+		usecs < min || usecs > max)
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEMPOTENCY_BAD_REQUEST),
 				 errmsg("%s is out of range", what),
-				 errdetail(min > 0 ? "It must be finite and greater than zero."
-						   : "It must be finite and not negative.")));
+				 errdetail("It must be %s and at most %lld days.",
+						   min > 0 ? "greater than zero" : "zero or more",
+						   (long long) (max / USECS_PER_DAY))));
 	return usecs;
+}
+
+static int64
+get_retention(FunctionCallInfo fcinfo, int arg, int64 missing)
+{
+	return get_timespan(fcinfo, arg, "retention", 1, MAX_RETENTION, missing);
+}
+
+/* 0 if it is null. */
+static int64
+get_lease(FunctionCallInfo fcinfo, int arg)
+{
+	return get_timespan(fcinfo, arg, "lease", 1, RULES_MAX_LEASE, 0);
 }
 
 /* A count of 1 or more; 0 if it is null. */
@@ -333,81 +345,55 @@ get_fingerprint(FunctionCallInfo fcinfo, AttemptRequest *request)
 }
 
 static void
-refuse_future(TimestampTz sent_at)
-{
-	if (TIMESTAMP_NOT_FINITE(sent_at) ||
-		sent_at - MAX_CLOCK_SKEW > GetCurrentTimestamp())
-		ereport(ERROR,
-				(errcode(ERRCODE_IDEMPOTENCY_BAD_REQUEST),
-				 errmsg("idempotency key or request is from the future"),
-				 errdetail("The time inside the key, or first_sent, is more than a minute ahead of the server's clock, or infinite.")));
-}
-
-/* The time inside a key, if there is one and it is to be believed. */
-static bool
-get_key_time(const text *key, TimestampTz *made_at)
-{
-	if (!key_time || !keytime_of_key(VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
-									 made_at))
-		return false;
-	refuse_future(*made_at);
-	return true;
-}
-
-/* When the client first sent the request, as far as key and caller tell. */
-static void
-get_sent_at(AttemptRequest *request, bool given, TimestampTz first_sent)
-{
-	request->has_sent_at = given;
-	request->sent_at = first_sent;
-	if (given)
-		refuse_future(first_sent);
-	else
-		request->has_sent_at = get_key_time(request->name.key,
-											&request->sent_at);
-}
-
-/* The same for each of a batch: infinite where it is not known; NULL: none is. */
-static TimestampTz *
-get_sent_at_many(const KeyName *names, int n)
-{
-	TimestampTz *sent_at;
-
-	if (!key_time)
-		return NULL;
-	sent_at = palloc(sizeof(TimestampTz) * (n + 1));
-	for (int i = 0; i < n; i++)
-	{
-		if (!get_key_time(names[i].key, &sent_at[i]))
-			sent_at[i] = DT_NOEND;
-	}
-	return sent_at;
-}
-
-static void
 get_request(FunctionCallInfo fcinfo, AttemptRequest *request)
 {
 	memset(request, 0, sizeof(*request));
 	get_key_name(fcinfo, &request->name);
 	get_fingerprint(fcinfo, request);
-	request->retention = get_timespan(fcinfo, 4, "retention", 1,
-									  retention_usecs);
-	get_sent_at(request, !PG_ARGISNULL(5),
-				PG_ARGISNULL(5) ? 0 : PG_GETARG_TIMESTAMPTZ(5));
-	request->lease = get_timespan(fcinfo, 6, "lease", 1, 0);
+	request->retention = get_retention(fcinfo, 4, settings_retention());
+	if (PG_ARGISNULL(5))
+		request->sent = attempt_sent_by_key(request->name.key);
+	else
+	{
+		request->sent.by = SENT_BY_CALLER;
+		request->sent.at = PG_GETARG_TIMESTAMPTZ(5);
+	}
+	request->lease = get_lease(fcinfo, 6);
 }
 
-static void
-get_response(FunctionCallInfo fcinfo, Response *response)
+/* A text's bytes in UTF-8, whatever the database's encoding. */
+static bytea *
+get_body_text(FunctionCallInfo fcinfo, int arg)
 {
-	memset(response, 0, sizeof(*response));
-	response->response = get_jsonb(fcinfo, 2);
-	response->has_status = !PG_ARGISNULL(3);
-	response->status = response->has_status ? PG_GETARG_INT32(3) : 0;
-	response->headers = get_jsonb(fcinfo, 4);
-	response->body = PG_ARGISNULL(5) ? NULL : PG_GETARG_BYTEA_PP(5);
+	text	   *value = PG_GETARG_TEXT_PP(arg);
+	int			len = VARSIZE_ANY_EXHDR(value);
+	char	   *utf8 = keylock_to_utf8(VARDATA_ANY(value), &len);
 
-	attempt_check_size(response, max_response_size);
+	return (bytea *) cstring_to_text_with_len(utf8, len);
+}
+
+/* The arguments response, status, headers, body and body_text. */
+static void
+get_response(FunctionCallInfo fcinfo, int response_arg, int body_text_arg,
+			 Response *response)
+{
+	int			status_arg = response_arg + 1;
+	int			headers_arg = response_arg + 2;
+	int			body_arg = response_arg + 3;
+
+	memset(response, 0, sizeof(*response));
+	response->response = get_jsonb(fcinfo, response_arg);
+	response->has_status = !PG_ARGISNULL(status_arg);
+	response->status = response->has_status ? PG_GETARG_INT32(status_arg) : 0;
+	response->headers = get_jsonb(fcinfo, headers_arg);
+	if (!PG_ARGISNULL(body_arg) && !PG_ARGISNULL(body_text_arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEMPOTENCY_BAD_REQUEST),
+				 errmsg("body and body_text cannot both be given")));
+	if (!PG_ARGISNULL(body_arg))
+		response->body = PG_GETARG_BYTEA_PP(body_arg);
+	else if (!PG_ARGISNULL(body_text_arg))
+		response->body = get_body_text(fcinfo, body_text_arg);
 }
 
 /* Results ------------------------------------------------------------------ */
@@ -429,6 +415,8 @@ outcome_name(Outcome outcome)
 			return "mismatch";
 		case OUTCOME_EXPIRED:
 			return "expired";
+		case OUTCOME_PARKED:
+			return "parked";
 		case OUTCOME_EXECUTED:
 			return "executed";
 		case OUTCOME_FAILED:
@@ -459,7 +447,7 @@ set_int(Datum *values, bool *nulls, int col, int32 value)
 	nulls[col] = value == 0;
 }
 
-#define ATTEMPT_COLUMNS 13
+#define ATTEMPT_COLUMNS 14
 
 static void
 form_attempt(const AttemptResult *result, Datum *values, bool *nulls)
@@ -469,7 +457,7 @@ form_attempt(const AttemptResult *result, Datum *values, bool *nulls)
 	memset(nulls, 0, ATTEMPT_COLUMNS * sizeof(bool));
 	values[0] = CStringGetTextDatum(outcome_name(result->outcome));
 	values[1] = BoolGetDatum(result->replayed);
-	set_int(values, nulls, 2, result->attempt);
+	set_int(values, nulls, 2, result->attempt_no);
 	values[3] = Int32GetDatum(response->status);
 	nulls[3] = !response->has_status;
 	set_pointer(values, nulls, 4, response->headers);
@@ -481,6 +469,7 @@ form_attempt(const AttemptResult *result, Datum *values, bool *nulls)
 	set_time(values, nulls, 10, result->finished_at);
 	set_time(values, nulls, 11, result->expires_at);
 	set_int(values, nulls, 12, result->retry_after);
+	set_pointer(values, nulls, 13, result->error);
 }
 
 /*
@@ -522,16 +511,75 @@ attempt_datum(FunctionCallInfo fcinfo, const AttemptResult *result)
 	return HeapTupleGetDatum(tuple);
 }
 
+#define CLAIM_COLUMNS 9
+
+static void
+form_claim(const KeyName *name, const StoredClaim *claim, Datum *values,
+		   bool *nulls)
+{
+	memset(nulls, 0, CLAIM_COLUMNS * sizeof(bool));
+	values[0] = PointerGetDatum(name->scope);
+	values[1] = PointerGetDatum(name->key);
+	values[2] = Int32GetDatum(claim->attempt_no);
+	set_pointer(values, nulls, 3, claim->request);
+	set_pointer(values, nulls, 4, claim->checkpoint);
+	set_pointer(values, nulls, 5, claim->state);
+	values[6] = TimestampTzGetDatum(claim->first_seen_at);
+	values[7] = TimestampTzGetDatum(claim->lease_until);
+	set_pointer(values, nulls, 8, claim->last_error);
+}
+
+/* ClaimReceiver for the result of a function that returns a set. */
+static void
+claim_to_tuplestore(const KeyName *name, const StoredClaim *claim, void *arg)
+{
+	ReturnSetInfo *rsinfo = arg;
+	Datum		values[CLAIM_COLUMNS];
+	bool		nulls[CLAIM_COLUMNS];
+
+	form_claim(name, claim, values, nulls);
+	tuplestore_puttuple(rsinfo->setResult,
+						form_row(rsinfo->setDesc, values, nulls,
+								 CLAIM_COLUMNS));
+}
+
+/* ClaimReceiver for the result of a function that returns one row. */
+typedef struct ClaimRow
+{
+	TupleDesc	desc;
+	HeapTuple	tuple;
+} ClaimRow;
+
+static void
+claim_to_row(const KeyName *name, const StoredClaim *claim, void *arg)
+{
+	ClaimRow   *row = arg;
+	Datum		values[CLAIM_COLUMNS];
+	bool		nulls[CLAIM_COLUMNS];
+
+	form_claim(name, claim, values, nulls);
+	row->tuple = form_row(row->desc, values, nulls, CLAIM_COLUMNS);
+}
+
+/* RowReceiver likewise. */
+static void
+row_to_tuplestore(Datum *values, bool *isnull, void *arg)
+{
+	ReturnSetInfo *rsinfo = arg;
+
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
+}
+
 /* Functions ---------------------------------------------------------------- */
 
 static Datum
-begin(FunctionCallInfo fcinfo, bool wait)
+begin(FunctionCallInfo fcinfo, BeginMode mode)
 {
 	AttemptRequest request;
 	AttemptResult result;
 
 	get_request(fcinfo, &request);
-	request.wait = wait;
+	request.mode = mode;
 	attempt_begin(&request, &result);
 	return attempt_datum(fcinfo, &result);
 }
@@ -541,37 +589,38 @@ begin(FunctionCallInfo fcinfo, bool wait)
  *					lease) returns idempotent_attempt
  *
  * Begins an attempt, waiting while another transaction holds the key.
- * Errors: 25006, IK400, IK409, IK412, IK422, IK500, 40001, 55P03.
+ * retention and lease are lengths of time, lease at most 30 days.  Errors:
+ * 0A000, 25006, IK400, IK409, IK412, IK422, IK423, IK500, 40001, 55P03.
  */
 PG_FUNCTION_INFO_V1(idempotent_begin);
 Datum
 idempotent_begin(PG_FUNCTION_ARGS)
 {
 	check_may_write("idempotent_begin()");
-	return begin(fcinfo, true);
+	return begin(fcinfo, BEGIN_WAIT);
 }
 
 /*
  * idempotent_try_begin(as above) returns idempotent_attempt
  *
- * As idempotent_begin, but never waits, and in_progress, mismatch and expired
- * are outcomes.  Errors: 25006, IK400, IK500, 40001.
+ * As idempotent_begin, but never waits, and in_progress, mismatch, expired and
+ * parked are outcomes.  Errors: 0A000, 25006, IK400, IK500, 40001.
  */
 PG_FUNCTION_INFO_V1(idempotent_try_begin);
 Datum
 idempotent_try_begin(PG_FUNCTION_ARGS)
 {
 	check_may_write("idempotent_try_begin()");
-	return begin(fcinfo, false);
+	return begin(fcinfo, BEGIN_TRY);
 }
 
 /*
- * idempotent_finish(scope, key, response, status, headers, body, attempt)
- *	returns jsonb
+ * idempotent_finish(scope, key, response, status, headers, body, attempt,
+ *					 retention, body_text) returns jsonb
  *
  * Stores the response with the key and returns it.  attempt is required where
- * the attempt is under lease.  Errors: 25006, IK400, IK410, IK413, IK500,
- * 40001.
+ * the attempt is under lease; retention replaces that of begin.  Errors:
+ * 0A000, 25006, IK400, IK410, IK413, IK500, 40001.
  */
 PG_FUNCTION_INFO_V1(idempotent_finish);
 Datum
@@ -579,41 +628,44 @@ idempotent_finish(PG_FUNCTION_ARGS)
 {
 	KeyName		name;
 	Response	response;
-	int32		attempt;
+	int32		attempt_no;
 
 	check_may_write("idempotent_finish()");
 	get_key_name(fcinfo, &name);
-	get_response(fcinfo, &response);
-	attempt = get_count(fcinfo, 6, "attempt");
-	attempt_finish(&name, &response, attempt);
+	get_response(fcinfo, 2, 8, &response);
+	attempt_no = get_count(fcinfo, 6, "attempt");
+	attempt_finish(&name, &response, attempt_no, get_retention(fcinfo, 7, 0));
 	if (response.response == NULL)
 		PG_RETURN_NULL();
 	PG_RETURN_JSONB_P(response.response);
 }
 
 /*
- * idempotent_release(scope, key, attempt, error, retry_after)
+ * idempotent_release(scope, key, attempt, error, retry_after, reset)
  *	returns boolean
  *
  * Gives the attempt up; false if there is none to give up.  error and
- * retry_after (by default 1, 2, 4 ... 60 minutes) are kept for a lease only.
- * Errors: 25006, IK400, IK410.
+ * retry_after (a length of time of at most 30 days, by default 1, 2, 4 ... 60
+ * minutes) are kept for a lease only; reset keeps the attempt number only.
+ * Errors: 0A000, 25006, IK400, IK410.
  */
 PG_FUNCTION_INFO_V1(idempotent_release);
 Datum
 idempotent_release(PG_FUNCTION_ARGS)
 {
 	KeyName		name;
-	int32		attempt;
-	text	   *error;
-	int64		retry_after;
+	ReleaseTerms terms;
+	int32		attempt_no;
 
 	check_may_write("idempotent_release()");
 	get_key_name(fcinfo, &name);
-	attempt = get_count(fcinfo, 2, "attempt");
-	error = PG_ARGISNULL(3) ? NULL : PG_GETARG_TEXT_PP(3);
-	retry_after = get_timespan(fcinfo, 4, "retry_after", 0, -1);
-	PG_RETURN_BOOL(attempt_release(&name, attempt, error, retry_after));
+	attempt_no = get_count(fcinfo, 2, "attempt");
+	terms.error = PG_ARGISNULL(3) ? NULL : PG_GETARG_TEXT_PP(3);
+	terms.retry_after = get_timespan(fcinfo, 4, "retry_after", 0,
+									 RULES_MAX_LEASE, -1);
+	check_not_null(fcinfo, 5, "reset");
+	terms.reset = PG_GETARG_BOOL(5);
+	PG_RETURN_BOOL(attempt_release(&name, attempt_no, &terms));
 }
 
 /*
@@ -621,46 +673,52 @@ idempotent_release(PG_FUNCTION_ARGS)
  *	returns timestamptz
  *
  * Records where work under lease has got to and renews the lease, by its own
- * length if lease is null.  Errors: 25006, IK400, IK410, IK500.
+ * length if lease is null; without a checkpoint, checkpoint and state stay.
+ * Errors: 0A000, 25006, IK400, IK410, IK500.
  */
 PG_FUNCTION_INFO_V1(idempotent_checkpoint);
 Datum
 idempotent_checkpoint(PG_FUNCTION_ARGS)
 {
 	KeyName		name;
-	int32		attempt;
+	text	   *checkpoint = NULL;
+	int32		attempt_no;
 	int64		lease;
 
 	check_may_write("idempotent_checkpoint()");
 	get_key_name(fcinfo, &name);
-	refuse_null(fcinfo, 2, "attempt");
-	attempt = get_count(fcinfo, 2, "attempt");
-	lease = get_timespan(fcinfo, 5, "lease", 1, 0);
-	PG_RETURN_TIMESTAMPTZ(attempt_checkpoint(&name, attempt,
-											 get_text(fcinfo, 3, "checkpoint"),
-											 get_jsonb(fcinfo, 4), lease));
+	check_not_null(fcinfo, 2, "attempt");
+	attempt_no = get_count(fcinfo, 2, "attempt");
+	lease = get_lease(fcinfo, 5);
+	if (!PG_ARGISNULL(3))
+		checkpoint = get_text(fcinfo, 3, "checkpoint");
+	else if (!PG_ARGISNULL(4))
+		ereport(ERROR,
+				(errcode(ERRCODE_IDEMPOTENCY_BAD_REQUEST),
+				 errmsg("state cannot be given without a checkpoint")));
+	PG_RETURN_TIMESTAMPTZ(lease_checkpoint(&name, attempt_no, checkpoint,
+										   get_jsonb(fcinfo, 4), lease));
 }
 
-#define CLAIM_COLUMNS 8
-
-static void
-put_claim(const KeyName *name, const StoredClaim *claim, void *arg)
+/*
+ * idempotent_park(scope, key, attempt, error) returns boolean
+ *
+ * Ends the attempt of this number because its outcome is not known.  Nobody
+ * gets the claim until idempotent_resolve or idempotent_retry.  Errors: 0A000,
+ * 25006, IK400, IK410, IK500.
+ */
+PG_FUNCTION_INFO_V1(idempotent_park);
+Datum
+idempotent_park(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *rsinfo = arg;
-	Datum		values[CLAIM_COLUMNS];
-	bool		nulls[CLAIM_COLUMNS] = {false};
+	KeyName		name;
 
-	values[0] = PointerGetDatum(name->scope);
-	values[1] = PointerGetDatum(name->key);
-	values[2] = Int32GetDatum(claim->attempt);
-	set_pointer(values, nulls, 3, claim->request);
-	set_pointer(values, nulls, 4, claim->checkpoint);
-	set_pointer(values, nulls, 5, claim->state);
-	values[6] = TimestampTzGetDatum(claim->first_seen_at);
-	values[7] = TimestampTzGetDatum(claim->lease_until);
-	tuplestore_puttuple(rsinfo->setResult,
-						form_row(rsinfo->setDesc, values, nulls,
-								 CLAIM_COLUMNS));
+	check_may_write("idempotent_park()");
+	get_key_name(fcinfo, &name);
+	check_not_null(fcinfo, 2, "attempt");
+	lease_park(&name, get_count(fcinfo, 2, "attempt"),
+			   get_text(fcinfo, 3, "error"));
+	PG_RETURN_BOOL(true);
 }
 
 /*
@@ -668,7 +726,7 @@ put_claim(const KeyName *name, const StoredClaim *claim, void *arg)
  *
  * Takes over claims that are stalled or due, longest due first, each to one
  * caller only.  Holds one lock for each until the transaction ends.
- * Errors: 25006, IK400, 40001.
+ * Errors: 0A000, 25006, IK400, 40001.
  */
 PG_FUNCTION_INFO_V1(idempotent_resume);
 Datum
@@ -679,14 +737,107 @@ idempotent_resume(PG_FUNCTION_ARGS)
 	int64		lease;
 
 	check_may_write("idempotent_resume()");
-	refuse_null(fcinfo, 0, "lease");
-	refuse_null(fcinfo, 1, "max_keys");
-	lease = get_timespan(fcinfo, 0, "lease", 1, 0);
+	check_not_null(fcinfo, 0, "lease");
+	check_not_null(fcinfo, 1, "max_keys");
+	lease = get_lease(fcinfo, 0);
 	max_keys = get_count(fcinfo, 1, "max_keys");
 	InitMaterializedSRF(fcinfo, 0);
-	attempt_resume(extension_schema(fcinfo), scope, max_keys, lease,
-				   put_claim, fcinfo->resultinfo);
+	lease_resume(extension_schema(fcinfo), scope, max_keys, lease,
+				 claim_to_tuplestore, fcinfo->resultinfo);
 	PG_RETURN_NULL();
+}
+
+/*
+ * idempotent_retry(scope, key, lease) returns idempotent_claim
+ *
+ * Takes over this claim, parked or not yet due.  For administrators.  Errors:
+ * 0A000, 25006, IK400, IK409 (live), IK410 (no claim), IK500, 40001.
+ */
+PG_FUNCTION_INFO_V1(idempotent_retry);
+Datum
+idempotent_retry(PG_FUNCTION_ARGS)
+{
+	KeyName		name;
+	ClaimRow	row;
+
+	check_may_write("idempotent_retry()");
+	get_key_name(fcinfo, &name);
+	check_not_null(fcinfo, 2, "lease");
+	row.desc = lookup_rowtype_tupdesc_copy(get_func_rettype(fcinfo->flinfo->fn_oid), -1);
+	lease_retry(&name, get_lease(fcinfo, 2), claim_to_row, &row);
+	PG_RETURN_DATUM(HeapTupleGetDatum(row.tuple));
+}
+
+/*
+ * idempotent_resolve(scope, key, reason, response, status, headers, body,
+ *					  body_text, retention, attempt, correct) returns text
+ *
+ * Stores the answer of a key from outside: settled, corrected or recorded.
+ * attempt: the number that the caller saw.  correct: a finished key's answer
+ * may be replaced.  Errors: 0A000, 25006, IK400, IK409, IK410, IK413, IK422,
+ * IK500.
+ */
+PG_FUNCTION_INFO_V1(idempotent_resolve);
+Datum
+idempotent_resolve(PG_FUNCTION_ARGS)
+{
+	Resolution	resolution;
+
+	check_may_write("idempotent_resolve()");
+	get_key_name(fcinfo, &resolution.name);
+	resolution.reason = get_text(fcinfo, 2, "reason");
+	get_response(fcinfo, 3, 7, &resolution.response);
+	resolution.retention = get_retention(fcinfo, 8, 0);
+	resolution.attempt_no = get_count(fcinfo, 9, "attempt");
+	check_not_null(fcinfo, 10, "correct");
+	resolution.correct = PG_GETARG_BOOL(10);
+	PG_RETURN_TEXT_P(cstring_to_text(attempt_resolve(&resolution)));
+}
+
+/*
+ * idempotent_reconcile(theirs, step, since, until, scope) returns table
+ *
+ * Compares another service's list of derived keys with what is stored, and
+ * returns what does not agree.  since <= first_seen_at < until and scope limit
+ * only what counts as missing there.  Errors: 0A000, IK400.
+ */
+PG_FUNCTION_INFO_V1(idempotent_reconcile);
+Datum
+idempotent_reconcile(PG_FUNCTION_ARGS)
+{
+	Jsonb	   *theirs;
+	TimestampTz until = PG_ARGISNULL(3) ? DT_NOEND : PG_GETARG_TIMESTAMPTZ(3);
+
+	check_not_null(fcinfo, 0, "theirs");
+	check_not_null(fcinfo, 2, "since");
+	theirs = PG_GETARG_JSONB_P(0);
+	InitMaterializedSRF(fcinfo, 0);
+	attempt_reconcile(extension_schema(fcinfo), theirs,
+					  get_text(fcinfo, 1, "step"), PG_GETARG_TIMESTAMPTZ(2),
+					  until, PG_ARGISNULL(4) ? NULL : PG_GETARG_TEXT_PP(4),
+					  row_to_tuplestore, fcinfo->resultinfo);
+	PG_RETURN_NULL();
+}
+
+/*
+ * idempotent_derive(scope, key, step) returns text
+ *
+ * The key under which a worker calls another service in this step: 64
+ * hexadecimal digits, of which the first 32 are the key's id.  Errors: IK400.
+ */
+PG_FUNCTION_INFO_V1(idempotent_derive);
+Datum
+idempotent_derive(PG_FUNCTION_ARGS)
+{
+	char		derived[KEYLOCK_DERIVED_LEN + 1];
+	text	   *scope = get_scope(fcinfo);
+	text	   *key = get_text(fcinfo, 1, "idempotency key");
+	text	   *step = get_text(fcinfo, 2, "step");
+
+	keylock_derive(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope),
+				   VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
+				   VARDATA_ANY(step), VARSIZE_ANY_EXHDR(step), derived);
+	PG_RETURN_TEXT_P(cstring_to_text(derived));
 }
 
 /*
@@ -704,15 +855,15 @@ idempotent_backoff(PG_FUNCTION_ARGS)
 	int64		delay;
 
 	for (int i = 0; i < lengthof(names); i++)
-		refuse_null(fcinfo, i, names[i]);
+		check_not_null(fcinfo, i, names[i]);
 	jitter = PG_GETARG_FLOAT8(3);
 	if (isnan(jitter) || jitter < 0 || jitter > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEMPOTENCY_BAD_REQUEST),
 				 errmsg("jitter must be between 0 and 1")));
-	delay = attempt_backoff(get_count(fcinfo, 0, "attempt"),
-							get_timespan(fcinfo, 1, "base", 1, 0),
-							get_timespan(fcinfo, 2, "cap", 1, 0));
+	delay = rules_backoff(get_count(fcinfo, 0, "attempt"),
+							get_timespan(fcinfo, 1, "base", 1, MAX_RETENTION, 0),
+							get_timespan(fcinfo, 2, "cap", 1, MAX_RETENTION, 0));
 	if (jitter > 0)
 		delay -= (int64) (delay * jitter *
 						  pg_prng_double(&pg_global_prng_state));
@@ -745,31 +896,12 @@ idempotent_call(PG_FUNCTION_ARGS)
 	if (request.request == NULL)
 		request.request = command_as_request(command, args);
 	fingerprint_of_jsonb(request.request, &request.fingerprint);
-	request.retention = get_timespan(fcinfo, 5, "retention", 1,
-									 retention_usecs);
-	refuse_null(fcinfo, 6, "remember_errors");
-	get_sent_at(&request, false, 0);
-	request.wait = true;
-	attempt_call(&request, command, args, PG_GETARG_BOOL(6),
-				 max_response_size, &result);
+	request.retention = get_retention(fcinfo, 5, settings_retention());
+	check_not_null(fcinfo, 6, "remember_errors");
+	request.sent = attempt_sent_by_key(request.name.key);
+	request.mode = BEGIN_WAIT;
+	attempt_call(&request, command, args, PG_GETARG_BOOL(6), &result);
 	return attempt_datum(fcinfo, &result);
-}
-
-/* Which of the arranged names is this key's?  It is there. */
-static int
-find_name(const KeyName *names, int n, const KeyId *id)
-{
-	int			low = 0;
-
-	while (n > 1)
-	{
-		int			half = n / 2;
-
-		if (memcmp(&names[low + half].id, id, sizeof(*id)) <= 0)
-			low += half;
-		n -= half;
-	}
-	return low;
 }
 
 /*
@@ -777,42 +909,34 @@ find_name(const KeyName *names, int n, const KeyId *id)
  *
  * Begins an attempt on each key of the batch that is new, waiting for those in
  * flight elsewhere, and returns these, each once and in the order given.
- * Errors: 25006, IK400, IK409, IK412, IK500, 09000, 40001, 55P03.
+ * Errors: 0A000, 25006, IK400, IK409, IK412, IK422, IK423, IK500, 09000, 40001,
+ * 55P03.
  */
 PG_FUNCTION_INFO_V1(idempotent_begin_many);
 Datum
 idempotent_begin_many(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	KeyName    *given;
 	KeyName    *names;
 	Datum	   *keys;
 	bool	   *started;
 	int64		retention;
 	int			n;
-	int			distinct;
 
 	check_may_write("idempotent_begin_many()");
-	n = get_key_names(fcinfo, &given, &keys);
-	retention = get_timespan(fcinfo, 2, "retention", 1, retention_usecs);
+	n = get_key_names(fcinfo, &names, &keys);
+	retention = get_retention(fcinfo, 2, settings_retention());
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 
-	names = palloc(sizeof(KeyName) * (n + 1));
-	memcpy(names, given, sizeof(KeyName) * n);
-	distinct = attempt_many_arrange(names, n);
-	started = palloc(sizeof(bool) * (distinct + 1));
-	attempt_begin_many(names, distinct, get_sent_at_many(names, distinct),
-					   retention, started);
-
+	started = palloc(sizeof(bool) * (n + 1));
+	attempt_begin_many(names, n, retention, started);
 	for (int i = 0; i < n; i++)
 	{
-		int			at = find_name(names, distinct, &given[i].id);
 		bool		isnull = false;
 
-		if (started[at])
+		if (started[i])
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
 								 &keys[i], &isnull);
-		started[at] = false;	/* once */
 	}
 	PG_RETURN_NULL();
 }
@@ -852,8 +976,8 @@ idempotent_lookup(PG_FUNCTION_ARGS)
 
 	memset(&request, 0, sizeof(request));
 	get_key_name(fcinfo, &request.name);
-	request.retention = retention_usecs;
-	get_sent_at(&request, false, 0);
+	request.retention = settings_retention();
+	request.sent = attempt_sent_by_key(request.name.key);
 	InitMaterializedSRF(fcinfo, 0);
 	if (attempt_lookup(&request, &result))
 	{
@@ -886,23 +1010,39 @@ idempotent_forget(PG_FUNCTION_ARGS)
 }
 
 /*
+ * idempotent_forget_scope(scope, max_keys) returns bigint
+ *
+ * Drops at most max_keys keys and claims of a scope, waiting for attempts under
+ * way, and all of its corrections; returns how many keys and claims.  Call it
+ * until it returns 0.  Errors: 0A000, 25006, IK400, IK500, 55P03.
+ */
+PG_FUNCTION_INFO_V1(idempotent_forget_scope);
+Datum
+idempotent_forget_scope(PG_FUNCTION_ARGS)
+{
+	text	   *scope;
+
+	check_may_write("idempotent_forget_scope()");
+	scope = get_scope(fcinfo);
+	check_not_null(fcinfo, 1, "max_keys");
+	PG_RETURN_INT64(attempt_forget_scope(extension_schema(fcinfo), scope,
+										 get_count(fcinfo, 1, "max_keys")));
+}
+
+/*
  * idempotent_prune(max_keys) returns bigint
  *
  * Removes expired keys, at most so many, and returns how many.  Waits for
- * nobody.  Errors: 25006, IK400.
+ * nobody.  Errors: 0A000, 25006, IK400.
  */
 PG_FUNCTION_INFO_V1(idempotent_prune);
 Datum
 idempotent_prune(PG_FUNCTION_ARGS)
 {
-	int64		removed;
-
 	check_may_write("idempotent_prune()");
-	refuse_null(fcinfo, 0, "max_keys");
-	removed = store_prune(extension_schema(fcinfo),
-						  get_count(fcinfo, 0, "max_keys"));
-	stats_count(STATS_PRUNED, removed);
-	PG_RETURN_INT64(removed);
+	check_not_null(fcinfo, 0, "max_keys");
+	PG_RETURN_INT64(attempt_prune(extension_schema(fcinfo),
+								  get_count(fcinfo, 0, "max_keys")));
 }
 
 /*

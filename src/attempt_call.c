@@ -137,7 +137,7 @@ refuse_claim(void)
 
 void
 attempt_call(const AttemptRequest *request, text *command, Jsonb *args,
-			 bool remember_errors, int max_size, AttemptResult *result)
+			 bool remember_errors, AttemptResult *result)
 {
 	Response	response;
 	char	   *sql = text_to_cstring(command);
@@ -158,8 +158,8 @@ attempt_call(const AttemptRequest *request, text *command, Jsonb *args,
 	else
 		response.response = run(sql, args);
 
-	attempt_check_size(&response, max_size);
-	attempt_finish(&request->name, &response, result->attempt);
+	attempt_check_size(&response);
+	attempt_finish(&request->name, &response, result->attempt_no, 0);
 	stats_count(response.failed ? STATS_FAILED : STATS_EXECUTED, 1);
 	result->outcome = response.failed ? OUTCOME_FAILED : OUTCOME_EXECUTED;
 	result->response = response;

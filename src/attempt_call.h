@@ -16,10 +16,9 @@
  * Run the command unless the key has been finished, and finish the key with
  * what it returned.  With remember_errors, an error that will be the same
  * next time undoes the command's work alone and is stored as the response.
- * The response must not be larger than max_size bytes, if that is not 0.
  */
 extern void attempt_call(const AttemptRequest *request, text *command,
-						 Jsonb *args, bool remember_errors, int max_size,
+						 Jsonb *args, bool remember_errors,
 						 AttemptResult *result);
 
 #endif							/* IDEMPOTENCY_ATTEMPT_CALL_H */

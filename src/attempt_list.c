@@ -3,6 +3,11 @@
  * attempt_list.c
  *	  The attempts of the current transaction: savepoints, commit guard.
  *
+ * Attempts are kept in the order of their begins, and those that have ended
+ * once more in the order of their ends.  While a subtransaction runs, only it
+ * and its children add to either, so what it began and what it ended are the
+ * tails of the two: its commit and its abort touch these and nothing else.
+ *
  * Portions Copyright (c) 2026, the idempotency developers
  *
  *-------------------------------------------------------------------------
@@ -27,19 +32,51 @@ typedef struct IndexEntry
 	Attempt    *attempt;
 } IndexEntry;
 
+/* A growing array of attempts. */
+typedef struct AttemptArray
+{
+	int			n;
+	int			capacity;
+	Attempt   **items;
+} AttemptArray;
+
 typedef struct AttemptList
 {
 	MemoryContext context;		/* a child of the transaction's */
-	int			n;
-	int			capacity;
-	Attempt   **attempts;		/* in the order of their begins */
-	HTAB	   *index;			/* NULL: not made, or no longer right */
-	uint64		ends;			/* how many attempts have been ended */
-	SubTransactionId newest;	/* no subtransaction above it is named here */
+	AttemptArray begun;			/* all, in the order of their begins */
+	AttemptArray ended;			/* those that ended, in that order */
+	HTAB	   *index;			/* NULL: not made yet */
 } AttemptList;
 
 /* NULL outside of transactions that began an attempt. */
-static AttemptList *list = NULL;
+static AttemptList *current_attempts = NULL;
+
+static void guard_register(void);
+
+static void
+array_init(AttemptArray *array, MemoryContext context)
+{
+	array->capacity = 4;
+	array->items = MemoryContextAlloc(context,
+									  array->capacity * sizeof(Attempt *));
+}
+
+/* Make room for one more; nothing else of the array changes. */
+static void
+array_reserve(AttemptArray *array)
+{
+	if (array->n < array->capacity)
+		return;
+	array->items = repalloc_huge(array->items,
+								 2 * (Size) array->capacity * sizeof(Attempt *));
+	array->capacity *= 2;
+}
+
+static Attempt *
+array_last(const AttemptArray *array)
+{
+	return array->n == 0 ? NULL : array->items[array->n - 1];
+}
 
 static void
 list_create(void)
@@ -50,10 +87,10 @@ list_create(void)
 	AttemptList *made = MemoryContextAllocZero(context, sizeof(AttemptList));
 
 	made->context = context;
-	made->capacity = 4;
-	made->attempts = MemoryContextAlloc(context,
-										made->capacity * sizeof(Attempt *));
-	list = made;
+	array_init(&made->begun, context);
+	array_init(&made->ended, context);
+	guard_register();
+	current_attempts = made;
 }
 
 static void
@@ -65,7 +102,7 @@ index_attempt(HTAB *index, Attempt *attempt)
 }
 
 static void
-index_create(void)
+index_create(AttemptList *list)
 {
 	HASHCTL		ctl;
 	HTAB	   *made;
@@ -73,35 +110,30 @@ index_create(void)
 	ctl.keysize = sizeof(KeyId);
 	ctl.entrysize = sizeof(IndexEntry);
 	ctl.hcxt = list->context;
-	made = hash_create("idempotency attempts", 4 * list->n, &ctl,
+	made = hash_create("idempotency attempts", 4 * list->begun.n, &ctl,
 					   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	for (int i = 0; i < list->n; i++)
-		index_attempt(made, list->attempts[i]);
+	for (int i = 0; i < list->begun.n; i++)
+		index_attempt(made, list->begun.items[i]);
 	list->index = made;			/* when nothing can fail any more */
-}
-
-static Attempt *
-index_lookup(const KeyId *id)
-{
-	IndexEntry *entry;
-
-	if (list->index == NULL)
-		index_create();
-	entry = hash_search(list->index, id, HASH_FIND, NULL);
-	return entry == NULL ? NULL : entry->attempt;
 }
 
 /* The newest attempt on a key, open or not, or NULL. */
 static Attempt *
 find_newest(const KeyId *id)
 {
+	AttemptList *list = current_attempts;
+
 	if (list == NULL)
 		return NULL;
-	if (list->n >= INDEX_FROM)
-		return index_lookup(id);
-	for (int i = list->n - 1; i >= 0; i--)
+	if (list->index != NULL)
 	{
-		Attempt    *attempt = list->attempts[i];
+		IndexEntry *entry = hash_search(list->index, id, HASH_FIND, NULL);
+
+		return entry == NULL ? NULL : entry->attempt;
+	}
+	for (int i = list->begun.n - 1; i >= 0; i--)
+	{
+		Attempt    *attempt = list->begun.items[i];
 
 		if (memcmp(&attempt->id, id, sizeof(*id)) == 0)
 			return attempt;
@@ -109,50 +141,69 @@ find_newest(const KeyId *id)
 	return NULL;
 }
 
-/* At most one attempt on a key is open, and it is the newest. */
+static bool
+is_open(const Attempt *attempt)
+{
+	return attempt->end_subid == InvalidSubTransactionId;
+}
+
+#ifdef USE_ASSERT_CHECKING
+/* What holds of the list between calls. */
+static void
+assert_list(const AttemptList *list)
+{
+	Assert(list->ended.n <= list->begun.n);
+	for (int i = 0; i < list->ended.n && i < INDEX_FROM; i++)
+	{
+		Assert(!is_open(list->ended.items[i]));
+		Assert(list->ended.items[i]->end_seq == (uint64) i + 1);
+	}
+	for (int i = 0; i < list->begun.n && i < INDEX_FROM; i++)
+	{
+		const Attempt *attempt = list->begun.items[i];
+
+		Assert(i == 0 ||
+			   attempt->begin_subid >= list->begun.items[i - 1]->begin_subid ||
+			   attempt->begin_subid != InvalidSubTransactionId);
+		/* at most one attempt on a key is open, and it is the newest */
+		Assert(attempt->previous == NULL || !is_open(attempt->previous));
+	}
+}
+#else
+#define assert_list(list) ((void) 0)
+#endif
+
 Attempt *
-attempt_list_open(const KeyId *id)
+attempt_list_find_open(const KeyId *id)
 {
 	Attempt    *attempt = find_newest(id);
 
-	return attempt != NULL && attempt->ended_in == InvalidSubTransactionId ?
-		attempt : NULL;
+	return attempt != NULL && is_open(attempt) ? attempt : NULL;
 }
 
 uint64
-attempt_list_ends(void)
+attempt_list_current_end_seq(void)
 {
-	return list == NULL ? 0 : list->ends;
+	return current_attempts == NULL ? 0 : current_attempts->ended.n;
 }
 
 bool
-attempt_list_ended_after(const KeyId *id, uint64 ends)
+attempt_list_ended_since(const KeyId *id, uint64 end_seq)
 {
 	Attempt    *attempt = find_newest(id);
 
-	return attempt != NULL && attempt->ended_in != InvalidSubTransactionId &&
-		attempt->end > ends;
+	return attempt != NULL && !is_open(attempt) && attempt->end_seq > end_seq;
 }
 
-Attempt *
-attempt_list_add(const KeyName *name)
+/* One piece, with both names behind it: a batch has thousands of them. */
+static Attempt *
+make_attempt(MemoryContext context, const KeyName *name)
 {
 	int			scope_len = VARSIZE_ANY_EXHDR(name->scope);
 	int			key_len = VARSIZE_ANY_EXHDR(name->key);
-	Attempt    *attempt;
+	Attempt    *attempt = MemoryContextAlloc(context, sizeof(Attempt) +
+											 scope_len + key_len + 2);
 
-	if (list == NULL)
-		list_create();
-	if (list->n == list->capacity)
-	{
-		list->attempts = repalloc(list->attempts,
-								  2 * list->capacity * sizeof(Attempt *));
-		list->capacity *= 2;
-	}
-
-	/* One piece, with both names behind it: a batch has thousands of them. */
-	attempt = MemoryContextAlloc(list->context,
-								 sizeof(Attempt) + scope_len + key_len + 2);
 	memset(attempt, 0, sizeof(Attempt));
 	attempt->id = name->id;
 	attempt->scope = (char *) (attempt + 1);
@@ -161,41 +212,57 @@ attempt_list_add(const KeyName *name)
 	attempt->key = attempt->scope + scope_len + 1;
 	memcpy(attempt->key, VARDATA_ANY(name->key), key_len);
 	attempt->key[key_len] = '\0';
-	attempt->begun_in = GetCurrentSubTransactionId();
+	attempt->begin_subid = GetCurrentSubTransactionId();
+	return attempt;
+}
 
-	list->newest = Max(list->newest, attempt->begun_in);
-	list->attempts[list->n++] = attempt;
+Attempt *
+attempt_list_add(const KeyName *name)
+{
+	AttemptList *list;
+	Attempt    *attempt;
+
+	Assert(attempt_list_find_open(&name->id) == NULL);
+	if (current_attempts == NULL)
+		list_create();
+	list = current_attempts;
+	if (list->index == NULL && list->begun.n >= INDEX_FROM)
+		index_create(list);
+	array_reserve(&list->begun);
+	attempt = make_attempt(list->context, name);
+	attempt->previous = find_newest(&name->id);
 	if (list->index != NULL)
 		index_attempt(list->index, attempt);
+	list->begun.items[list->begun.n++] = attempt;
+	assert_list(list);
 	return attempt;
 }
 
 void
-attempt_list_end(Attempt *attempt)
+attempt_list_mark_ended(Attempt *attempt)
 {
-	attempt->ended_in = GetCurrentSubTransactionId();
-	attempt->end = ++list->ends;
-	list->newest = Max(list->newest, attempt->ended_in);
-}
+	AttemptList *list = current_attempts;
 
-bool
-attempt_list_begun_here(const Attempt *attempt)
-{
-	return attempt->begun_in == GetCurrentSubTransactionId();
+	Assert(is_open(attempt));
+	array_reserve(&list->ended);
+	list->ended.items[list->ended.n++] = attempt;
+	attempt->end_subid = GetCurrentSubTransactionId();
+	attempt->end_seq = list->ended.n;
+	assert_list(list);
 }
 
 /*
- * Committing would end the lock and leave no key behind: the next retry would
- * do the work again.
+ * Fail a commit that would end the key's lock and leave no key behind: the
+ * next retry would do the work again.
  */
 static void
-commit_guard(void)
+commit_guard(const AttemptList *list)
 {
-	for (int i = 0; i < list->n; i++)
+	for (int i = 0; i < list->begun.n; i++)
 	{
-		Attempt    *attempt = list->attempts[i];
+		const Attempt *attempt = list->begun.items[i];
 
-		if (attempt->leased || attempt->ended_in != InvalidSubTransactionId)
+		if (attempt->under_lease || !is_open(attempt))
 			continue;
 		stats_count(STATS_GUARD_FAILURES, 1);
 		ereport(ERROR,
@@ -210,81 +277,102 @@ commit_guard(void)
 static void
 attempt_list_xact(XactEvent event, void *arg)
 {
-	if (list == NULL)
+	if (current_attempts == NULL)
 		return;
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
 		case XACT_EVENT_PARALLEL_PRE_COMMIT:
 		case XACT_EVENT_PRE_PREPARE:
-			commit_guard();
+			commit_guard(current_attempts);
 			break;
 		default:
-			/* It is over; the memory goes with the transaction's. */
-			list = NULL;
+			/* The transaction is over; the memory goes with its context. */
+			current_attempts = NULL;
 			break;
 	}
 }
 
-/* Subtransaction commits: what it did, its parent did. */
+/*
+ * Put the guard in front of the callbacks of other extensions.  PostgreSQL
+ * calls the callback that was registered last first, and some (postgres_fdw,
+ * Citus) commit remote transactions in theirs: that must not have happened
+ * when the guard fails.  So each transaction's first attempt registers it
+ * anew.  The new one comes first and the old one goes after, so that an error
+ * in between does not leave the session without a guard; the argument tells
+ * the two apart.
+ */
 static void
-merge_into_parent(SubTransactionId mine, SubTransactionId parent)
+guard_register(void)
 {
-	for (int i = 0; i < list->n; i++)
-	{
-		Attempt    *attempt = list->attempts[i];
+	static char registrations[2];
+	static int	registered = -1;
+	int			next = registered == 0 ? 1 : 0;
 
-		if (attempt->begun_in == mine)
-			attempt->begun_in = parent;
-		if (attempt->ended_in == mine)
-			attempt->ended_in = parent;
-	}
-	list->newest = parent;
+	RegisterXactCallback(attempt_list_xact, &registrations[next]);
+	if (registered >= 0)
+		UnregisterXactCallback(attempt_list_xact, &registrations[registered]);
+	registered = next;
 }
 
-/* Subtransaction aborts: its begins and ends have not been. */
+/* On subtransaction commit, reassign its attempts to the parent. */
 static void
-roll_back(SubTransactionId mine)
+merge_into_parent(AttemptList *list, SubTransactionId mine,
+				  SubTransactionId parent)
 {
-	int			kept = 0;
+	for (int i = list->begun.n - 1;
+		 i >= 0 && list->begun.items[i]->begin_subid == mine; i--)
+		list->begun.items[i]->begin_subid = parent;
+	for (int i = list->ended.n - 1;
+		 i >= 0 && list->ended.items[i]->end_subid == mine; i--)
+		list->ended.items[i]->end_subid = parent;
+}
 
-	for (int i = 0; i < list->n; i++)
-	{
-		Attempt    *attempt = list->attempts[i];
+/* Take the newest attempt off the list. */
+static void
+remove_last(AttemptList *list)
+{
+	Attempt    *attempt = list->begun.items[--list->begun.n];
 
-		if (attempt->begun_in == mine)
-			continue;
-		if (attempt->ended_in == mine)
-			attempt->ended_in = InvalidSubTransactionId;
-		list->attempts[kept++] = attempt;
-	}
-	list->n = kept;
-	if (list->index != NULL)
+	if (list->index == NULL)
+		return;
+	if (attempt->previous != NULL)
+		index_attempt(list->index, attempt->previous);	/* the entry is there */
+	else
+		(void) hash_search(list->index, &attempt->id, HASH_REMOVE, NULL);
+}
+
+/* On subtransaction abort, forget attempts begun in it and reopen those ended in it. */
+static void
+roll_back(AttemptList *list, SubTransactionId mine)
+{
+	Attempt    *attempt;
+
+	while ((attempt = array_last(&list->ended)) != NULL &&
+		   attempt->end_subid == mine)
 	{
-		hash_destroy(list->index);
-		list->index = NULL;
+		attempt->end_subid = InvalidSubTransactionId;
+		list->ended.n--;
 	}
+	while ((attempt = array_last(&list->begun)) != NULL &&
+		   attempt->begin_subid == mine)
+		remove_last(list);
 }
 
 static void
 attempt_list_subxact(SubXactEvent event, SubTransactionId mine,
 					 SubTransactionId parent, void *arg)
 {
-	/*
-	 * Identifiers grow, and what is above this one has ended before it: most
-	 * subtransactions touch no attempt, and cost nothing here.
-	 */
-	if (list == NULL || list->newest < mine)
+	if (current_attempts == NULL)
 		return;
 	if (event == SUBXACT_EVENT_COMMIT_SUB)
-		merge_into_parent(mine, parent);
+		merge_into_parent(current_attempts, mine, parent);
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
-		roll_back(mine);
+		roll_back(current_attempts, mine);
 }
 
 void
 attempt_list_init(void)
 {
-	RegisterXactCallback(attempt_list_xact, NULL);
 	RegisterSubXactCallback(attempt_list_subxact, NULL);
 }

@@ -18,47 +18,46 @@
 #ifndef IDEMPOTENCY_ATTEMPT_LIST_H
 #define IDEMPOTENCY_ATTEMPT_LIST_H
 
-#include "store.h"
+#include "rules.h"
 
 typedef struct Attempt
 {
 	KeyId		id;
 	char	   *scope;			/* for messages */
 	char	   *key;
-	int32		number;
-	bool		leased;			/* the claim tells the rest */
-	bool		locked;			/* the key's lock was taken for it */
-	bool		inserted;		/* the key's row was inserted at begin */
-	bool		took_claim;		/* begun on a claim whose lease had ended */
-	bool		replaces_expired;	/* begun on a key that had expired */
+	int32		attempt_no;
+	bool		under_lease;	/* the claim has the rest */
+	bool		row_inserted_at_begin;	/* a batch's */
+	bool		delete_expired_first;	/* finish replaces an expired row */
+	int32		claim_no;		/* of the claim or counter that finish deletes, or 0 */
 	Fingerprint fingerprint;
 	TimestampTz first_seen_at;
-	TimestampTz expires_at;
-	SubTransactionId begun_in;
-	SubTransactionId ended_in;	/* InvalidSubTransactionId: open */
-	uint64		end;			/* which of the ends that was */
+	int64		retention;
+	SentTime	sent;
+	TimestampTz row_expires_at; /* of the row inserted at begin */
+	SubTransactionId begin_subid;
+	SubTransactionId end_subid; /* InvalidSubTransactionId: open */
+	uint64		end_seq;		/* position among all ends in this transaction */
+	struct Attempt *previous;	/* the attempt before on the same key, or NULL */
 } Attempt;
 
 /* Called once, when the library is loaded. */
 extern void attempt_list_init(void);
 
-/* The open attempt on a key, or NULL. */
-extern Attempt *attempt_list_open(const KeyId *id);
+/* Find the open attempt on a key, or NULL. */
+extern Attempt *attempt_list_find_open(const KeyId *id);
 
 /* List a new attempt, begun now; the caller fills in the rest. */
 extern Attempt *attempt_list_add(const KeyName *name);
 
-/* The attempt has been finished or released, now. */
-extern void attempt_list_end(Attempt *attempt);
+/* Mark an attempt as finished or released, now. */
+extern void attempt_list_mark_ended(Attempt *attempt);
 
 /*
- * How many attempts have been ended so far, and was the key's newest one ended
- * after so many?
+ * How many attempts have been ended so far, and was the key's newest attempt
+ * ended after that many?
  */
-extern uint64 attempt_list_ends(void);
-extern bool attempt_list_ended_after(const KeyId *id, uint64 ends);
-
-/* Was it begun in the current subtransaction (or in one merged into it)? */
-extern bool attempt_list_begun_here(const Attempt *attempt);
+extern uint64 attempt_list_current_end_seq(void);
+extern bool attempt_list_ended_since(const KeyId *id, uint64 end_seq);
 
 #endif							/* IDEMPOTENCY_ATTEMPT_LIST_H */

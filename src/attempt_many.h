@@ -8,13 +8,11 @@
  * finish has nothing left to write; the guard sees to it that finish is
  * called.
  *
- * Up to MANY_LOCKED keys are locked one by one in the order of their ids,
- * and all is as if each had been begun alone.  In a larger batch, which the
- * lock table may not hold, only those keys are locked that somebody else is
- * at work on, to wait for them; others are kept apart by the rows themselves:
- * another batch waits for them in the same order, and a single attempt waits for
- * the batch's end when it reads the key.  (Where the table cannot be read past
- * SQL, it begins, and gets a 40001 at its finish.)
+ * Each key is locked, read and, if it is new, inserted, one after the other in
+ * the order of their ids, so two batches wait for each other in one order only.
+ * Up to MANY_LOCKED keys keep their locks.  The lock table may not hold those of
+ * a larger batch, which gives each lock back as soon as the key's row is there:
+ * whoever takes the lock after that sees the row and waits for the batch's end.
  *
  * Portions Copyright (c) 2026, the idempotency developers
  *
@@ -27,16 +25,12 @@
 
 #define MANY_LOCKED 200
 
-/* Sort names by id and drop duplicates, for begin; returns how many are left. */
-extern int	attempt_many_arrange(KeyName *names, int n);
-
 /*
- * Begin an attempt on each key that is new; started[i] tells which.  sent_at,
- * if not NULL, tells when each was first sent, infinite where that is not
- * known: what is new and comes too late is IK412.
+ * Begin an attempt on each key that is new; started[i] tells which, the first
+ * of duplicates.  What comes too late is IK412, what has a claim IK409 or
+ * IK423, and what has another name IK422; the error names the key.
  */
-extern void attempt_begin_many(const KeyName *names, int n,
-							   const TimestampTz *sent_at, int64 retention,
+extern void attempt_begin_many(const KeyName *names, int n, int64 retention,
 							   bool *started);
 
 /*

@@ -17,6 +17,7 @@
 #include "access/tableam.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "storage/lock.h"
 #if PG_VERSION_NUM >= 170000
 #include "storage/dsm_registry.h"
 #include "storage/proc.h"
@@ -24,6 +25,7 @@
 #include "storage/backendid.h"
 #endif
 #include "utils/guc.h"
+#include "utils/guc_tables.h"
 #include "utils/jsonb.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
@@ -114,8 +116,8 @@ compat_index_beginscan(Relation table, Relation index, Snapshot snapshot,
 }
 
 /*
- * Delete a row, waiting for nobody: what somebody else is at is left alone,
- * and the result says so.
+ * Delete a row.  Without wait, a row that somebody else is changing is left
+ * alone, and the result says so.
  *
  * 19 has as many arguments as the versions before, in another order and of
  * types that convert into each other.  A call in the wrong order compiles with
@@ -123,14 +125,23 @@ compat_index_beginscan(Relation table, Relation index, Snapshot snapshot,
  */
 static inline TM_Result
 compat_tuple_delete(Relation table, ItemPointer tid, CommandId cid,
-					Snapshot snapshot, TM_FailureData *failure)
+					Snapshot snapshot, bool wait, TM_FailureData *failure)
 {
 #if PG_VERSION_NUM >= 190000
 	return table_tuple_delete(table, tid, cid, 0, snapshot, InvalidSnapshot,
-							  false, failure);
+							  wait, failure);
 #else
 	return table_tuple_delete(table, tid, cid, snapshot, InvalidSnapshot,
-							  false, failure, false);
+							  wait, failure, false);
+#endif
+}
+
+/* Before 17 an index keeps nothing between inserts that must be given back. */
+static inline void
+compat_index_insert_cleanup(Relation index, struct IndexInfo *info)
+{
+#if PG_VERSION_NUM >= 170000
+	index_insert_cleanup(index, info);
 #endif
 }
 
@@ -208,5 +219,28 @@ compat_named_segment(const char *name, Size size, void (*init) (void *))
 #endif
 }
 #endif
+
+/* 17 can ask for stronger locks too. */
+static inline bool
+compat_lock_held_by_me(const LOCKTAG *tag, LOCKMODE lockmode)
+{
+#if PG_VERSION_NUM >= 170000
+	return LockHeldByMe(tag, lockmode, false);
+#else
+	return LockHeldByMe(tag, lockmode);
+#endif
+}
+
+/* 16 returns a copy of the array of settings, and its length. */
+static inline struct config_generic **
+compat_guc_variables(int *count)
+{
+#if PG_VERSION_NUM >= 160000
+	return get_guc_variables(count);
+#else
+	*count = GetNumConfigOptions();
+	return get_guc_variables();
+#endif
+}
 
 #endif							/* IDEMPOTENCY_COMPAT_H */

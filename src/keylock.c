@@ -9,13 +9,20 @@
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
+#include "catalog/pg_conversion.h"
+#include "catalog/pg_namespace.h"
+#include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
 #include "storage/lock.h"
 #include "utils/inval.h"
 #include "utils/resowner.h"
 
+#include "compat.h"
 #include "keylock.h"
+#include "keytime.h"
 #include "sha256.h"
 
 /*
@@ -57,41 +64,130 @@ memo_write(const char *scope, int scope_len, const char *key, int key_len,
 	memo.id = *id;
 }
 
+/*
+ * By PostgreSQL's own conversion, found in pg_catalog alone: a user's CREATE
+ * DEFAULT CONVERSION must not make another key of it.
+ */
+char *
+keylock_to_utf8(const char *string, int *len)
+{
+	int			encoding = GetDatabaseEncoding();
+	Size		size = (Size) *len * MAX_CONVERSION_GROWTH + 1;
+	char	   *result;
+	Oid			proc;
+
+	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII || *len == 0)
+		return unconstify(char *, string);
+	proc = FindDefaultConversion(PG_CATALOG_NAMESPACE, encoding, PG_UTF8);
+	if (!OidIsValid(proc))
+		elog(ERROR, "there is no conversion from the database's encoding to UTF8");
+	result = MemoryContextAllocHuge(CurrentMemoryContext, size);
+	(void) OidFunctionCall6(proc, Int32GetDatum(encoding),
+							Int32GetDatum(PG_UTF8), CStringGetDatum(string),
+							CStringGetDatum(result), Int32GetDatum(*len),
+							BoolGetDatum(false));
+	*len = strlen(result);
+	return result;
+}
+
+/* Feed what every digest of a key begins with. */
+static void
+hash_name(Sha256 *hash, const char *scope, int scope_len,
+		  const char *key, int key_len)
+{
+	uint64		length = pg_hton64((uint64) scope_len);
+
+	sha256_init(hash);
+	sha256_update(hash, &length, sizeof(length));
+	sha256_update(hash, scope, scope_len);
+	sha256_update(hash, key, key_len);
+}
+
+/* All in UTF-8. */
 static void
 compute_id(const char *scope, int scope_len, const char *key, int key_len,
 		   KeyId *id)
 {
-	uint64		length = pg_hton64((uint64) scope_len);
 	uint8		digest[SHA256_LENGTH];
+	uint64		millis;
 	Sha256		hash;
 
-	sha256_init(&hash);
-	sha256_update(&hash, &length, sizeof(length));
-	sha256_update(&hash, scope, scope_len);
-	sha256_update(&hash, key, key_len);
+	hash_name(&hash, scope, scope_len, key, key_len);
 	sha256_final(&hash, digest);
 	memcpy(id->data, digest, UUID_LEN);
+	if (!keytime_millis(key, key_len, &millis))
+	{
+		id->data[0] &= 0x7F;
+		return;
+	}
+	for (int i = 0; i < 6; i++)
+		id->data[i] = (uint8) (millis >> (40 - 8 * i));
+	id->data[0] |= 0x80;
 }
 
 void
 keylock_id(const char *scope, int scope_len, const char *key, int key_len,
 		   KeyId *id)
 {
+	char	   *utf8_scope;
+	char	   *utf8_key;
+	int			utf8_scope_len = scope_len;
+	int			utf8_key_len = key_len;
+
 	if (memo_read(scope, scope_len, key, key_len, id))
 		return;
-	compute_id(scope, scope_len, key, key_len, id);
+	utf8_scope = keylock_to_utf8(scope, &utf8_scope_len);
+	utf8_key = keylock_to_utf8(key, &utf8_key_len);
+	compute_id(utf8_scope, utf8_scope_len, utf8_key, utf8_key_len, id);
 	memo_write(scope, scope_len, key, key_len, id);
 }
 
-/* field 1: database; fields 2 and 3: 64 bits of the identity; field 4: class */
+static char *
+write_hex(char *to, const uint8 *bytes, int n)
+{
+	static const char digits[] = "0123456789abcdef";
+
+	for (int i = 0; i < n; i++)
+	{
+		*to++ = digits[bytes[i] >> 4];
+		*to++ = digits[bytes[i] & 0xF];
+	}
+	*to = '\0';
+	return to;
+}
+
+void
+keylock_derive(const char *scope, int scope_len, const char *key, int key_len,
+			   const char *step, int step_len, char *derived)
+{
+	char	   *utf8_scope = keylock_to_utf8(scope, &scope_len);
+	char	   *utf8_key = keylock_to_utf8(key, &key_len);
+	char	   *utf8_step = keylock_to_utf8(step, &step_len);
+	uint8		digest[SHA256_LENGTH];
+	Sha256		hash;
+	KeyId		id;
+
+	compute_id(utf8_scope, scope_len, utf8_key, key_len, &id);
+	hash_name(&hash, utf8_scope, scope_len, utf8_key, key_len);
+	sha256_update(&hash, "", 1);
+	sha256_update(&hash, utf8_step, step_len);
+	sha256_final(&hash, digest);
+	derived = write_hex(derived, id.data, UUID_LEN);
+	(void) write_hex(derived, digest, UUID_LEN);
+}
+
+/*
+ * field 1: database; fields 2 and 3: the identity's last 64 bits, which are of
+ * the hash in either form; field 4: class
+ */
 static void
 keylock_tag(const KeyId *id, LOCKTAG *tag)
 {
 	uint32		high;
 	uint32		low;
 
-	memcpy(&high, id->data, sizeof(high));
-	memcpy(&low, id->data + sizeof(high), sizeof(low));
+	memcpy(&high, id->data + UUID_LEN - sizeof(low) - sizeof(high), sizeof(high));
+	memcpy(&low, id->data + UUID_LEN - sizeof(low), sizeof(low));
 	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId,
 						 pg_ntoh32(high), pg_ntoh32(low), KEYLOCK_CLASS);
 }
@@ -155,6 +251,15 @@ keylock_release(const KeyId *id)
 	CurrentResourceOwner = saved;
 	if (!released)
 		elog(ERROR, "idempotency key lock is not held");
+}
+
+bool
+keylock_is_held(const KeyId *id)
+{
+	LOCKTAG		tag;
+
+	keylock_tag(id, &tag);
+	return compat_lock_held_by_me(&tag, ExclusiveLock);
 }
 
 bool

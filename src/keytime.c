@@ -19,6 +19,9 @@
 #define ULID_TEXT_LEN 26
 #define ULID_TIME_LEN 10
 
+/* 2016-01-01, in milliseconds since 1970 */
+#define MILLIS_OF_2016 UINT64CONST(1451606400000)
+
 static int
 digit_value(const char *digits, char c)
 {
@@ -69,12 +72,19 @@ millis_of_ulid(const char *key, uint64 *millis)
 }
 
 bool
-keytime_of_key(const char *key, int len, TimestampTz *made_at)
+keytime_millis(const char *key, int len, uint64 *millis)
 {
-	uint64		millis = 0;
+	*millis = 0;
+	return (len == UUID_TEXT_LEN && millis_of_uuid7(key, millis)) ||
+		(len == ULID_TEXT_LEN && millis_of_ulid(key, millis));
+}
 
-	if (!(len == UUID_TEXT_LEN && millis_of_uuid7(key, &millis)) &&
-		!(len == ULID_TEXT_LEN && millis_of_ulid(key, &millis)))
+bool
+keytime_known(const char *key, int len, TimestampTz *made_at)
+{
+	uint64		millis;
+
+	if (!keytime_millis(key, len, &millis) || millis < MILLIS_OF_2016)
 		return false;
 
 	/* 48 bits of milliseconds end in the year 10889: no overflow */

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * store.c
- *	  What is stored of a key: read; and finished keys: insert, delete.
+ *	  What is stored of a key: read; and finished keys: insert, replace,
+ *	  delete.
  *
  * Portions Copyright (c) 2026, the idempotency developers
  *
@@ -9,408 +10,259 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "access/xact.h"
-#include "catalog/pg_type.h"
-#include "utils/builtins.h"
+#include "storage/lmgr.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
 #include "store.h"
-#include "store_direct.h"
 #include "store_frame.h"
-#include "timespan.h"
+#include "store_table.h"
 
-/*
- * One statement for both tables, so that one snapshot sees a key that is just
- * being finished either as a claim or as a key, never as both or neither.
- */
-static StorePlan plan_read = {
-	"SELECT false, fingerprint, attempt, first_seen_at, finished_at,"
-	" expires_at, status, headers, response, body,"
-	" NULL::pg_catalog.text, NULL::pg_catalog.interval,"
-	" NULL::pg_catalog.interval, NULL::pg_catalog.timestamptz, failed"
-	" FROM %s." STORE_KEYS " WHERE id OPERATOR(pg_catalog.=) $1"
-	" UNION ALL "
-	"SELECT true, fingerprint, attempt, first_seen_at, claimed_at,"
-	" lease_until, NULL::pg_catalog.int4, NULL::pg_catalog.jsonb, state,"
-	" NULL::pg_catalog.bytea, checkpoint, retention, lease, retry_at,"
-	" NULL::pg_catalog.bool"
-	" FROM %s." STORE_CLAIMS " WHERE id OPERATOR(pg_catalog.=) $1",
-	1, {UUIDOID}
-};
-
-static StorePlan plan_insert_key = {
-	"INSERT INTO %s." STORE_KEYS " (id, scope, key, fingerprint, attempt,"
-	" status, headers, response, body, first_seen_at, finished_at, expires_at,"
-	" failed)"
-	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
-	13, {UUIDOID, TEXTOID, TEXTOID, BYTEAOID, INT4OID, INT4OID, JSONBOID,
-		JSONBOID, BYTEAOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, BOOLOID}
-};
-
-/*
- * A prune may be removing the row already.  It is passed over then: the
- * insert that follows waits for the prune's end, in every isolation level,
- * where a second DELETE would fail in two of them.
- */
-static StorePlan plan_delete_expired_key = {
-	"DELETE FROM %s." STORE_KEYS " WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY("
-	"SELECT id FROM %s." STORE_KEYS " WHERE id OPERATOR(pg_catalog.=) $1"
-	" AND expires_at OPERATOR(pg_catalog.<=) $2 FOR UPDATE SKIP LOCKED))",
+/* $2 null: expired or not. */
+static StorePlan plan_delete_key = {
+	"DELETE FROM %s.idempotency_keys WHERE id OPERATOR(pg_catalog.=) $1"
+	" AND ($2 IS NULL OR expires_at OPERATOR(pg_catalog.<=) $2)",
 	2, {UUIDOID, TIMESTAMPTZOID}
 };
 
-static StorePlan plan_delete_key = {
-	"DELETE FROM %s." STORE_KEYS " WHERE id OPERATOR(pg_catalog.=) $1",
-	1, {UUIDOID}
-};
-
-static void
-read_key_row(StoreFrame *frame, int row, StoredKey *key)
+void
+store_init(void)
 {
-	Response   *response = &key->response;
-	bool		isnull;
-
-	store_fetch_fingerprint(frame, row, 2, &key->fingerprint);
-	key->attempt = DatumGetInt32(store_fetch(row, 3, &isnull));
-	key->first_seen_at = DatumGetTimestampTz(store_fetch(row, 4, &isnull));
-	key->finished_at = DatumGetTimestampTz(store_fetch(row, 5, &isnull));
-	key->expires_at = DatumGetTimestampTz(store_fetch(row, 6, &isnull));
-	response->status = DatumGetInt32(store_fetch(row, 7, &isnull));
-	response->has_status = !isnull;
-	response->headers = store_fetch_varlena(frame, row, 8);
-	response->response = store_fetch_varlena(frame, row, 9);
-	response->body = store_fetch_varlena(frame, row, 10);
-	response->failed = DatumGetBool(store_fetch(row, 15, &isnull));
-}
-
-static void
-read_claim_row(StoreFrame *frame, int row, StoredClaim *claim)
-{
-	bool		isnull;
-
-	store_fetch_fingerprint(frame, row, 2, &claim->fingerprint);
-	claim->attempt = DatumGetInt32(store_fetch(row, 3, &isnull));
-	claim->first_seen_at = DatumGetTimestampTz(store_fetch(row, 4, &isnull));
-	claim->claimed_at = DatumGetTimestampTz(store_fetch(row, 5, &isnull));
-	claim->lease_until = DatumGetTimestampTz(store_fetch(row, 6, &isnull));
-	claim->state = store_fetch_varlena(frame, row, 9);
-	claim->checkpoint = store_fetch_varlena(frame, row, 11);
-	claim->retention = store_fetch_timespan(row, 12);
-	claim->lease = store_fetch_timespan(row, 13);
-	(void) store_fetch(row, 14, &isnull);
-	claim->released = !isnull;
-}
-
-static void
-read_by_sql(const KeyName *name, Stored *stored)
-{
-	StoreFrame	frame;
-	Datum		values[1] = {UUIDPGetDatum(&name->id)};
-
-	store_lock(name->schema, STORE_CLAIMS, AccessShareLock);
-	store_enter(&frame, name->schema, STORE_KEYS, AccessShareLock);
-	store_execute(&frame, &plan_read, values, NULL, SPI_OK_SELECT);
-	for (int row = 0; row < SPI_processed; row++)
-	{
-		bool		isnull;
-
-		if (DatumGetBool(store_fetch(row, 1, &isnull)))
-		{
-			stored->has_claim = true;
-			read_claim_row(&frame, row, &stored->claim);
-		}
-		else
-		{
-			stored->has_key = true;
-			read_key_row(&frame, row, &stored->key);
-		}
-	}
-	store_leave(&frame);
-}
-
-/* The columns of the two tables, as the install script made them. */
-enum
-{
-	KEY_FINGERPRINT = 4, KEY_ATTEMPT, KEY_STATUS, KEY_HEADERS, KEY_RESPONSE,
-	KEY_BODY, KEY_FIRST_SEEN_AT, KEY_FINISHED_AT, KEY_EXPIRES_AT, KEY_FAILED,
-	KEY_COLUMNS = KEY_FAILED
-};
-
-static const Oid key_types[] = {
-	UUIDOID, TEXTOID, TEXTOID, BYTEAOID, INT4OID, INT4OID, JSONBOID,
-	JSONBOID, BYTEAOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-	BOOLOID
-};
-
-enum
-{
-	CLAIM_FINGERPRINT = 4, CLAIM_REQUEST, CLAIM_ATTEMPT, CLAIM_CHECKPOINT,
-	CLAIM_STATE, CLAIM_LAST_ERROR, CLAIM_RETENTION, CLAIM_LEASE,
-	CLAIM_FIRST_SEEN_AT, CLAIM_CLAIMED_AT, CLAIM_LEASE_UNTIL, CLAIM_RETRY_AT,
-	CLAIM_COLUMNS = CLAIM_RETRY_AT
-};
-
-static const Oid claim_types[] = {
-	UUIDOID, TEXTOID, TEXTOID, BYTEAOID, JSONBOID, INT4OID, TEXTOID, JSONBOID,
-	TEXTOID, INTERVALOID, INTERVALOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-	TIMESTAMPTZOID, TIMESTAMPTZOID
-};
-
-static Datum
-column(TupleTableSlot *slot, int col)
-{
-	return slot->tts_isnull[col - 1] ? (Datum) 0 : slot->tts_values[col - 1];
-}
-
-static void *
-column_varlena(TupleTableSlot *slot, int col)
-{
-	return slot->tts_isnull[col - 1] ? NULL :
-		PG_DETOAST_DATUM_COPY(slot->tts_values[col - 1]);
-}
-
-static int64
-column_timespan(TupleTableSlot *slot, int col)
-{
-	int64		usecs;
-
-	if (!timespan_from_interval(DatumGetIntervalP(column(slot, col)), &usecs))
-		elog(ERROR, "stored interval is out of range");
-	return usecs;
-}
-
-static void
-column_fingerprint(TupleTableSlot *slot, int col, Fingerprint *result)
-{
-	store_set_fingerprint(column_varlena(slot, col), result);
-}
-
-static void
-read_key_slot(TupleTableSlot *slot, StoredKey *key)
-{
-	Response   *response = &key->response;
-
-	column_fingerprint(slot, KEY_FINGERPRINT, &key->fingerprint);
-	key->attempt = DatumGetInt32(column(slot, KEY_ATTEMPT));
-	key->first_seen_at = DatumGetTimestampTz(column(slot, KEY_FIRST_SEEN_AT));
-	key->finished_at = DatumGetTimestampTz(column(slot, KEY_FINISHED_AT));
-	key->expires_at = DatumGetTimestampTz(column(slot, KEY_EXPIRES_AT));
-	response->has_status = !slot->tts_isnull[KEY_STATUS - 1];
-	response->status = DatumGetInt32(column(slot, KEY_STATUS));
-	response->headers = column_varlena(slot, KEY_HEADERS);
-	response->response = column_varlena(slot, KEY_RESPONSE);
-	response->body = column_varlena(slot, KEY_BODY);
-	response->failed = DatumGetBool(column(slot, KEY_FAILED));
-}
-
-static void
-read_claim_slot(TupleTableSlot *slot, StoredClaim *claim)
-{
-	column_fingerprint(slot, CLAIM_FINGERPRINT, &claim->fingerprint);
-	claim->attempt = DatumGetInt32(column(slot, CLAIM_ATTEMPT));
-	claim->first_seen_at = DatumGetTimestampTz(column(slot, CLAIM_FIRST_SEEN_AT));
-	claim->claimed_at = DatumGetTimestampTz(column(slot, CLAIM_CLAIMED_AT));
-	claim->lease_until = DatumGetTimestampTz(column(slot, CLAIM_LEASE_UNTIL));
-	claim->state = column_varlena(slot, CLAIM_STATE);
-	claim->checkpoint = column_varlena(slot, CLAIM_CHECKPOINT);
-	claim->retention = column_timespan(slot, CLAIM_RETENTION);
-	claim->lease = column_timespan(slot, CLAIM_LEASE);
-	claim->released = !slot->tts_isnull[CLAIM_RETRY_AT - 1];
-}
-
-/*
- * Under SERIALIZABLE a read by a snapshot, through an index, also locks the
- * page against inserts, and transactions on different keys would fail each
- * other.  A key's row is inserted and deleted, never updated, so it can be
- * read as it is, which takes no such locks.  A claim's is updated; only the
- * key's lock, which keeps its readers and writers in order, lets it be read
- * so, and otherwise it is read by the latest snapshot.
- */
-static Snapshot
-snapshot_for_claim(bool locked)
-{
-	return locked && IsolationIsSerializable() ? SnapshotSelf :
-		GetActiveSnapshot();
-}
-
-static bool
-read_key_directly(const KeyName *name, Stored *stored)
-{
-	DirectTable keys;
-	TupleTableSlot *slot;
-
-	if (!direct_open(&keys, name->schema, STORE_KEYS, key_types, KEY_COLUMNS))
-		return false;
-	PushActiveSnapshot(GetLatestSnapshot());
-	slot = direct_read_now(&keys, &name->id, &stored->inserter);
-	stored->has_key = slot != NULL;
-	if (slot != NULL)
-	{
-		read_key_slot(slot, &stored->key);
-		ExecDropSingleTupleTableSlot(slot);
-	}
-	PopActiveSnapshot();
-	direct_close(&keys);
-	return true;
-}
-
-static bool
-read_claim_directly(const KeyName *name, bool locked, Stored *stored)
-{
-	DirectTable claims;
-	TupleTableSlot *slot;
-
-	/* Where no leases are used a page count tells as much as a scan. */
-	if (direct_is_empty(name->schema, STORE_CLAIMS))
-		return true;
-	if (!direct_open(&claims, name->schema, STORE_CLAIMS,
-					 claim_types, CLAIM_COLUMNS))
-		return false;
-	PushActiveSnapshot(GetLatestSnapshot());
-	slot = direct_read(&claims, &name->id, snapshot_for_claim(locked));
-	stored->has_claim = slot != NULL;
-	if (slot != NULL)
-	{
-		read_claim_slot(slot, &stored->claim);
-		ExecDropSingleTupleTableSlot(slot);
-	}
-	PopActiveSnapshot();
-	direct_close(&claims);
-	return true;
-}
-
-/*
- * Each table is read with a snapshot newer than its lock, since a rewrite by
- * ALTER TABLE hides the rows from older ones.  So the two are not read at one
- * moment: without the key's lock an attempt may finish in between, whose claim
- * is then gone and whose key was not yet there.  Hence the second look.
- */
-static bool
-read_directly(const KeyName *name, bool locked, Stored *stored)
-{
-	if (!read_key_directly(name, stored))
-		return false;
-	stored->read_at = GetCurrentTimestamp();
-
-	/*
-	 * A key that is honoured needs no look for a claim: finish took it away
-	 * when it wrote the key, and none is made while the key is honoured.
-	 */
-	if (stored->has_key && stored->key.expires_at > stored->read_at)
-		return true;
-	if (!read_claim_directly(name, locked, stored))
-		return false;
-	return locked || stored->has_claim || read_key_directly(name, stored);
+	store_table_init();
 }
 
 void
-store_read(const KeyName *name, bool locked, Stored *stored)
+store_check_tables(Oid schema)
 {
-	memset(stored, 0, sizeof(*stored));
-	if (read_directly(name, locked, stored))
-		return;
-	memset(stored, 0, sizeof(*stored));
-	read_by_sql(name, stored);
-	stored->read_at = GetCurrentTimestamp();
-}
+	StoreTable	table;
 
-/* The row of a finished key, in the order of the table's columns. */
-static void
-form_key_row(const KeyName *name, const StoredKey *key, Datum *values,
-			 bool *nulls)
-{
-	const Response *response = &key->response;
-	const void *const pointers[KEY_COLUMNS] = {
-		[KEY_FINGERPRINT - 1] = store_fingerprint(&key->fingerprint),
-		[KEY_HEADERS - 1] = response->headers,
-		[KEY_RESPONSE - 1] = response->response,
-		[KEY_BODY - 1] = response->body,
-	};
-
-	for (int i = 0; i < KEY_COLUMNS; i++)
+	for (StoreTableNo no = 0; no < STORE_CHECKED_TABLES; no++)
 	{
-		values[i] = PointerGetDatum(pointers[i]);
-		nulls[i] = pointers[i] == NULL;
+		store_table_open(&table, schema, no, AccessShareLock);
+		store_table_close(&table);
 	}
-	values[0] = UUIDPGetDatum(&name->id);
-	values[1] = PointerGetDatum(name->scope);
-	values[2] = PointerGetDatum(name->key);
-	values[KEY_ATTEMPT - 1] = Int32GetDatum(key->attempt);
-	values[KEY_FIRST_SEEN_AT - 1] = TimestampTzGetDatum(key->first_seen_at);
-	values[KEY_FINISHED_AT - 1] = TimestampTzGetDatum(key->finished_at);
-	values[KEY_EXPIRES_AT - 1] = TimestampTzGetDatum(key->expires_at);
-	nulls[0] = nulls[1] = nulls[2] = nulls[KEY_ATTEMPT - 1] = false;
-	nulls[KEY_FIRST_SEEN_AT - 1] = nulls[KEY_FINISHED_AT - 1] = false;
-	nulls[KEY_EXPIRES_AT - 1] = false;
-	values[KEY_STATUS - 1] = Int32GetDatum(response->status);
-	nulls[KEY_STATUS - 1] = !response->has_status;
-	values[KEY_FAILED - 1] = BoolGetDatum(response->failed);
-	nulls[KEY_FAILED - 1] = !response->failed;	/* null takes no room */
 }
 
 static void
-delete_expired_key(const KeyName *name, TimestampTz now)
+read_key(const KeyName *name, Stored *stored)
 {
-	Datum		values[2] = {UUIDPGetDatum(&name->id), TimestampTzGetDatum(now)};
-	StoreFrame	frame;
+	StoreTable	keys;
+	StoreFound	found;
 
-	store_enter(&frame, name->schema, STORE_KEYS, RowExclusiveLock);
-	store_execute(&frame, &plan_delete_expired_key, values, NULL,
-				  SPI_OK_DELETE);
-	store_leave(&frame);
+	store_table_open(&keys, name->schema, STORE_KEYS, AccessShareLock);
+	stored->has_key = store_table_find(&keys, &name->id, STORE_VIEW_NOW,
+									   &found, &stored->inserter);
+	if (stored->has_key)
+	{
+		stored->other_name = !store_row_has_name(&found.row, name);
+		store_key_from_row(&found.row, &stored->key);
+		store_found_free(&found);
+	}
+	store_table_close(&keys);
 }
 
+/*
+ * Only the key's lock, which keeps the claim's readers and writers in order,
+ * lets its row be read as it is now: otherwise a version could be missed while
+ * another one replaces it.
+ */
 static void
-insert_by_sql(const KeyName *name, Datum *values, const bool *nulls)
+read_claim(const KeyName *name, bool have_key_lock, Stored *stored)
+{
+	StoreTable	claims;
+	StoreFound	found;
+	Inserter	inserter;
+
+	store_table_open(&claims, name->schema, STORE_CLAIMS, AccessShareLock);
+
+	/* Where no leases are used, a page count tells as much as a scan. */
+	if (!store_table_is_empty(&claims))
+		stored->has_claim = store_table_find(&claims, &name->id,
+											 have_key_lock ? STORE_VIEW_NOW :
+											 STORE_VIEW_COMMITTED,
+											 &found, &inserter);
+	if (stored->has_claim)
+	{
+		stored->other_name |= !store_row_has_name(&found.row, name);
+		stored->claim_writer = found.writer;
+		store_claim_from_row(&found.row, &stored->claim);
+		store_found_free(&found);
+	}
+	store_table_close(&claims);
+}
+
+/*
+ * The two tables are not read at one moment: without the key's lock, an
+ * attempt may finish in between, whose claim is then gone and whose key was
+ * not yet there.  Hence the second look at the keys.
+ *
+ * A key that has not expired needs no look for a claim: finish took it away
+ * when it wrote the key, and none is made while such a key is there.
+ */
+void
+store_read(const KeyName *name, bool have_key_lock, Stored *stored)
+{
+	memset(stored, 0, sizeof(*stored));
+	read_key(name, stored);
+	stored->read_at = GetCurrentTimestamp();
+	if (stored->has_key && stored->key.expires_at > stored->read_at)
+		return;
+	read_claim(name, have_key_lock, stored);
+	if (!have_key_lock && !stored->has_claim)
+		read_key(name, stored);
+}
+
+void
+store_wait_for(const Inserter *inserter)
+{
+	if (inserter->token != 0)
+		SpeculativeInsertionWait(inserter->xid, inserter->token);
+	else
+		XactLockTableWait(inserter->xid, NULL, NULL, XLTW_None);
+}
+
+bool
+store_is_visible(TransactionId writer)
+{
+	return !TransactionIdIsNormal(writer) ||
+		TransactionIdIsCurrentTransactionId(writer) ||
+		!XidInMVCCSnapshot(writer, GetTransactionSnapshot());
+}
+
+/* Delete by a statement; the row is there unless somebody is removing it. */
+static bool
+delete_by_sql(const KeyName *name, TimestampTz expired_by)
 {
 	StoreFrame	frame;
-	char		spi_nulls[KEY_COLUMNS];
+	Datum		values[2] = {UUIDPGetDatum(&name->id), TimestampTzGetDatum(expired_by)};
+	char		nulls[2] = {' ', expired_by == 0 ? 'n' : ' '};
+	bool		deleted;
 
-	for (int i = 0; i < KEY_COLUMNS; i++)
-		spi_nulls[i] = nulls[i] ? 'n' : ' ';
 	store_enter(&frame, name->schema, STORE_KEYS, RowExclusiveLock);
-	store_execute_insert(&frame, &plan_insert_key, values, spi_nulls);
+	store_execute(&frame, &plan_delete_key, values, nulls, SPI_OK_DELETE);
+	deleted = SPI_processed > 0;
+	if (!deleted)
+	{
+		StoreTable	keys;
+		StoreFound	found;
+		Inserter	inserter;
+
+		store_table_open(&keys, name->schema, STORE_KEYS, RowExclusiveLock);
+		if (store_table_find(&keys, &name->id, STORE_VIEW_NOW, &found,
+							 &inserter))
+			store_report_not_written(&frame);
+		store_table_close(&keys);
+	}
 	store_leave(&frame);
+	return deleted;
+}
+
+/*
+ * Delete a key's row, which must have expired by a time unless that is 0,
+ * waiting for whoever has locked it or is removing it.  False if there is none
+ * to delete.
+ */
+static bool
+delete_key(const KeyName *name, TimestampTz expired_by)
+{
+	StoreTable	keys;
+	StoreFound	found;
+	Inserter	inserter;
+	TM_Result	result = TM_Deleted;
+
+	store_table_open(&keys, name->schema, STORE_KEYS, RowExclusiveLock);
+	if (!keys.facts->delete_runs_no_user_code)
+	{
+		store_table_close(&keys);
+		return delete_by_sql(name, expired_by);
+	}
+	if (store_table_find(&keys, &name->id, STORE_VIEW_NOW, &found, &inserter))
+	{
+		if (expired_by == 0 ||
+			DatumGetTimestampTz(found.row.values[KEY_EXPIRES_AT]) <= expired_by)
+			result = store_table_delete(&keys, &found.tid, true);
+		store_found_free(&found);
+	}
+	if (result != TM_Ok && result != TM_Deleted)
+		store_report_conflict();
+	if (result == TM_Ok)
+		CommandCounterIncrement();
+	store_table_close(&keys);
+	return result == TM_Ok;
+}
+
+/* Insert a row, without SQL where the table allows it; true if so. */
+static bool
+insert_row(Oid schema, StoreTableNo no, const StoreRow *row)
+{
+	StoreTable	table;
+	bool		directly;
+
+	store_table_open(&table, schema, no, RowExclusiveLock);
+	directly = table.facts->insert_runs_no_user_code;
+	if (directly)
+		store_table_insert(&table, row);
+	store_table_close(&table);
+	if (!directly)
+		store_insert_by_sql(schema, no, row);
+	return directly;
+}
+
+void
+store_insert_one_of_many(const KeyName *name, const StoredKey *key,
+						 bool delete_expired_first)
+{
+	StoreRow	row;
+
+	Assert(keylock_is_held(&name->id));
+	Assert(key->expires_at >= key->finished_at);
+	if (delete_expired_first)
+		(void) delete_key(name, key->finished_at);
+	store_row_from_key(name, key, &row);
+	(void) insert_row(name->schema, STORE_KEYS, &row);
+}
+
+void
+store_end_many(void)
+{
+	CommandCounterIncrement();
 }
 
 void
 store_insert_key(const KeyName *name, const StoredKey *key,
-				 bool replaces_expired)
+				 bool delete_expired_first)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	Datum		values[KEY_COLUMNS];
-	bool		nulls[KEY_COLUMNS];
-	bool		inserted = false;
+	store_insert_one_of_many(name, key, delete_expired_first);
+	CommandCounterIncrement();
+}
 
-	form_key_row(name, key, values, nulls);
-	if (replaces_expired)
-		delete_expired_key(name, key->finished_at);
-	PG_TRY();
-	{
-		inserted = direct_insert(name->schema, STORE_KEYS,
-								 key_types, KEY_COLUMNS, values, nulls);
-	}
-	PG_CATCH();
-	{
-		store_rethrow_conflict(caller, name->schema, STORE_KEYS);
-	}
-	PG_END_TRY();
-	if (!inserted)
-		insert_by_sql(name, values, nulls);
+void
+store_update_key(const KeyName *name, const StoredKey *key)
+{
+	StoreRow	row;
+
+	Assert(keylock_is_held(&name->id));
+	store_row_from_key(name, key, &row);
+	store_update_by_sql(name->schema, STORE_KEYS, &row, key->attempt_no);
 }
 
 bool
 store_delete_key(const KeyName *name)
 {
-	StoreFrame	frame;
-	Datum		values[1] = {UUIDPGetDatum(&name->id)};
-	bool		deleted;
+	Assert(keylock_is_held(&name->id));
+	return delete_key(name, 0);
+}
 
-	store_enter(&frame, name->schema, STORE_KEYS, RowExclusiveLock);
-	store_execute(&frame, &plan_delete_key, values, NULL, SPI_OK_DELETE);
-	deleted = SPI_processed > 0;
-	store_leave(&frame);
-	return deleted;
+void
+store_insert_claim(const KeyName *name, const StoredClaim *claim)
+{
+	StoreRow	row;
+
+	Assert(keylock_is_held(&name->id));
+	store_row_from_claim(name, claim, &row);
+	(void) insert_row(name->schema, STORE_CLAIMS, &row);
+	CommandCounterIncrement();
 }

@@ -12,26 +12,18 @@
 
 #include "access/table.h"
 #include "catalog/namespace.h"
-#include "catalog/partition.h"
-#include "catalog/pg_inherits.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 
-#include "compat.h"
 #include "store_frame.h"
-#include "timespan.h"
+#include "store_table.h"
 
-/*
- * Lock a table with what it is made of, or fail; the caller closes it.  A
- * snapshot that is to show the rows must be taken after this: a rewrite by
- * ALTER TABLE hides them from older ones.
- */
-static Relation
-lock_table(Oid schema, const char *table, LOCKMODE lockmode)
+Relation
+store_lock_table(Oid schema, const char *table, LOCKMODE lockmode)
 {
 	Oid			relid = get_relname_relid(table, schema);
 	Relation	rel;
@@ -43,15 +35,7 @@ lock_table(Oid schema, const char *table, LOCKMODE lockmode)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table \"%s\" of extension \"idempotency\" does not exist", table),
 				 errhint("Create the extension anew; its functions and tables belong in one schema.")));
-	if (rel->rd_rel->relhassubclass)
-		list_free(find_all_inheritors(relid, lockmode, NULL));
 	return rel;
-}
-
-void
-store_lock(Oid schema, const char *table, LOCKMODE lockmode)
-{
-	table_close(lock_table(schema, table, lockmode), NoLock);
 }
 
 static void
@@ -77,17 +61,57 @@ set_for_planning(void)
 }
 
 void
-store_enter(StoreFrame *frame, Oid schema, const char *table,
+store_allow_table_scans(void)
+{
+	set_in_frame("enable_seqscan", "on");
+}
+
+static bool
+has_row_triggers(Relation rel)
+{
+	return rel->trigdesc != NULL &&
+		(rel->trigdesc->trig_insert_before_row ||
+		 rel->trigdesc->trig_update_before_row ||
+		 rel->trigdesc->trig_delete_before_row);
+}
+
+/* Lock the table and note what the frame needs to know of it; its owner. */
+static Oid
+open_for_frame(StoreFrame *frame, LOCKMODE lockmode)
+{
+	Relation	rel;
+	Oid			owner;
+
+	frame->primary_key_name = NULL;
+	if (frame->table < STORE_CHECKED_TABLES)
+	{
+		StoreTable	table;
+
+		store_table_open(&table, frame->schema, frame->table, lockmode);
+		frame->primary_key_name = pstrdup(NameStr(table.facts->primary_key_name));
+		rel = table.rel;
+	}
+	else
+		rel = store_lock_table(frame->schema, store_tables[frame->table].name,
+							   lockmode);
+	owner = rel->rd_rel->relowner;
+	frame->relid = RelationGetRelid(rel);
+	frame->trigger_may_suppress = has_row_triggers(rel);
+	table_close(rel, NoLock);
+	return owner;
+}
+
+void
+store_enter(StoreFrame *frame, Oid schema, StoreTableNo table,
 			LOCKMODE lockmode)
 {
-	Relation	rel = lock_table(schema, table, lockmode);
-	Oid			owner = rel->rd_rel->relowner;
+	Oid			owner;
 
 	frame->schema = schema;
 	frame->table = table;
 	frame->caller = CurrentMemoryContext;
-	frame->relid = RelationGetRelid(rel);
-	table_close(rel, NoLock);
+	owner = open_for_frame(frame, lockmode);
+	frame->schema_name = get_namespace_name(schema);
 
 	frame->nestlevel = NewGUCNestLevel();
 	RestrictSearchPath();
@@ -115,8 +139,10 @@ store_leave(StoreFrame *frame)
 static SPIPlanPtr
 prepare(StoreFrame *frame, StorePlan *plan)
 {
-	const char *schema = quote_identifier(get_namespace_name(frame->schema));
-	SPIPlanPtr	made = SPI_prepare_cursor(psprintf(plan->sql, schema, schema),
+	const char *schema = quote_identifier(frame->schema_name);
+	SPIPlanPtr	made = SPI_prepare_cursor(psprintf(plan->sql, schema, schema,
+												   schema, schema, schema,
+												   schema, schema),
 										  plan->nargs, plan->argtypes,
 										  CURSOR_OPT_GENERIC_PLAN);
 
@@ -157,49 +183,58 @@ store_plan(StoreFrame *frame, StorePlan *plan)
 	return made;
 }
 
-/*
- * Is this our table, or a partition of it?  Asked after a unique violation
- * alone, which is raised with no lock held that a look into the catalogs
- * could run into.
- */
-static bool
-is_of_table(const ErrorData *edata, Oid schema, const char *table)
+void
+store_report_conflict(void)
 {
-	Oid			ours = get_relname_relid(table, schema);
-	Oid			theirs;
-
-	if (edata->table_name == NULL || edata->schema_name == NULL)
-		return false;
-	theirs = get_relname_relid(edata->table_name,
-							   get_namespace_oid(edata->schema_name, true));
-	if (theirs == ours)
-		return OidIsValid(ours);
-	return OidIsValid(theirs) && get_rel_relispartition(theirs) &&
-		list_member_oid(get_partition_ancestors(theirs), ours);
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access to an idempotency key due to a concurrent change"),
+			 errhint("Retry the transaction with the same key.")));
 }
 
 /*
- * The key's lock keeps two writers of one key apart.  What it cannot keep
- * out, a row that came another way (the owner's own INSERT, replication) or a
- * prune of this very key, is for the caller a conflict that a retry settles,
- * never a unique violation that it would have to interpret.
+ * Is the error a violation of our table's primary key?  Others (of an index
+ * that a user has added, of a trigger's own tables) are theirs.  Their names
+ * were fetched before the error: the catalogs cannot be read now.
+ */
+static bool
+is_duplicate_id(const ErrorData *edata, const StoreFrame *frame,
+				const char *primary_key_name)
+{
+	if (edata->sqlerrcode != ERRCODE_UNIQUE_VIOLATION ||
+		primary_key_name == NULL || edata->constraint_name == NULL ||
+		strcmp(edata->constraint_name, primary_key_name) != 0)
+		return false;
+	return frame == NULL ||
+		(edata->schema_name != NULL && edata->table_name != NULL &&
+		 strcmp(edata->schema_name, frame->schema_name) == 0 &&
+		 strcmp(edata->table_name, store_tables[frame->table].name) == 0);
+}
+
+/*
+ * Convert a unique violation on our primary key into a serialization failure.
+ * The key's lock serializes writers that use this extension, so a duplicate
+ * can only come from elsewhere (a manual INSERT, logical replication).
+ * Retrying the transaction resolves it, and the caller need not know about
+ * the index.
  */
 void
-store_rethrow_conflict(MemoryContext caller, Oid schema, const char *table)
+store_rethrow_conflict(MemoryContext caller, const StoreFrame *frame,
+					   const char *primary_key_name)
 {
 	ErrorData  *edata;
-	bool		unique_violation = geterrcode() == ERRCODE_UNIQUE_VIOLATION;
 
-	if (!unique_violation && geterrcode() != ERRCODE_T_R_SERIALIZATION_FAILURE)
+	if (geterrcode() != ERRCODE_UNIQUE_VIOLATION &&
+		geterrcode() != ERRCODE_T_R_SERIALIZATION_FAILURE)
 		PG_RE_THROW();
 
 	MemoryContextSwitchTo(caller);
 	edata = CopyErrorData();
 	FlushErrorState();
-	if (unique_violation)
+	if (edata->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
 	{
-		if (!is_of_table(edata, schema, table))
-			ReThrowError(edata);	/* a trigger's own business */
+		if (!is_duplicate_id(edata, frame, primary_key_name))
+			ReThrowError(edata);
 		edata->sqlerrcode = ERRCODE_T_R_SERIALIZATION_FAILURE;
 		edata->message = pstrdup("could not serialize access to an idempotency key due to a concurrent change");
 		edata->detail = NULL;
@@ -226,7 +261,7 @@ store_execute(StoreFrame *frame, StorePlan *plan, Datum *values,
 	PG_CATCH();
 	{
 		plan->executing--;
-		store_rethrow_conflict(frame->caller, frame->schema, frame->table);
+		store_rethrow_conflict(frame->caller, frame, frame->primary_key_name);
 	}
 	PG_END_TRY();
 	plan->executing--;
@@ -234,45 +269,112 @@ store_execute(StoreFrame *frame, StorePlan *plan, Datum *values,
 	if (rc == SPI_OK_REWRITTEN)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("rules on table \"%s\" are not supported", frame->table)));
+				 errmsg("rules on table \"%s\" are not supported",
+						store_tables[frame->table].name)));
 	if (rc != expected)
 		elog(ERROR, "SPI_execute_snapshot returned %s",
 			 SPI_result_code_string(rc));
 }
 
+void
+store_report_not_written(const StoreFrame *frame)
+{
+	if (frame->trigger_may_suppress)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+				 errmsg("row was not written to table \"%s\"",
+						store_tables[frame->table].name),
+				 errdetail("A trigger on the table suppressed it.")));
+	store_report_conflict();
+}
+
+/*
+ * The text of a table's INSERT or UPDATE, made from the list of its columns.
+ * It is made once in a session and kept.
+ */
+static char *
+row_statement(const StoreTableDef *def, bool update)
+{
+	StringInfoData sql;
+	char	   *kept;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, update ? "UPDATE %%s.%s SET " : "INSERT INTO %%s.%s (",
+					 def->name);
+	for (int i = update ? 1 : 0; i < def->ncolumns; i++)
+		appendStringInfo(&sql, update ? "%s%s = $%d" : "%s%s",
+						 i > (update ? 1 : 0) ? ", " : "",
+						 def->columns[i].name, i + 1);
+	if (update)
+		appendStringInfo(&sql, " WHERE id OPERATOR(pg_catalog.=) $1"
+						 " AND attempt OPERATOR(pg_catalog.=) $%d",
+						 def->ncolumns + 1);
+	else
+	{
+		appendStringInfoString(&sql, ") VALUES (");
+		for (int i = 0; i < def->ncolumns; i++)
+			appendStringInfo(&sql, i > 0 ? ", $%d" : "$%d", i + 1);
+		appendStringInfoChar(&sql, ')');
+	}
+	kept = MemoryContextStrdup(TopMemoryContext, sql.data);
+	pfree(sql.data);
+	return kept;
+}
+
+/* The statement that inserts or updates a row of a table. */
+static StorePlan *
+row_plan(StoreTableNo table, bool update)
+{
+	static StorePlan plans[STORE_CHECKED_TABLES][2];
+	const StoreTableDef *def = &store_tables[table];
+	StorePlan  *plan = &plans[table][update];
+
+	if (plan->sql == NULL)
+	{
+		for (int i = 0; i < def->ncolumns; i++)
+			plan->argtypes[i] = def->columns[i].type;
+		plan->argtypes[def->ncolumns] = INT4OID;
+		plan->nargs = def->ncolumns + update;
+		plan->sql = row_statement(def, update);
+	}
+	return plan;
+}
+
 static void
-refuse_trigger(const char *table)
+execute_row(Oid schema, StoreTableNo table, const StoreRow *row, bool update,
+			int32 replaced_no)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
-			 errmsg("row was not stored in table \"%s\"", table),
-			 errdetail("A trigger on the table suppressed it.")));
-}
+	int			ncolumns = store_tables[table].ncolumns;
+	StoreFrame	frame;
+	Datum		values[STORE_MAX_ARGS];
+	char		nulls[STORE_MAX_ARGS];
 
-void
-store_not_stored(Oid schema, const char *table)
-{
-	Relation	rel = lock_table(schema, table, AccessShareLock);
-	bool		suppressed = rel->trigdesc != NULL &&
-		(rel->trigdesc->trig_insert_before_row ||
-		 rel->trigdesc->trig_update_before_row);
-
-	table_close(rel, NoLock);
-	if (suppressed)
-		refuse_trigger(table);
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("could not serialize access to an idempotency key due to a concurrent change"),
-			 errhint("Retry the transaction with the same key.")));
-}
-
-void
-store_execute_insert(StoreFrame *frame, StorePlan *plan, Datum *values,
-					 const char *nulls)
-{
-	store_execute(frame, plan, values, nulls, SPI_OK_INSERT);
+	for (int i = 0; i < ncolumns; i++)
+	{
+		values[i] = row->values[i];
+		nulls[i] = row->isnull[i] ? 'n' : ' ';
+	}
+	values[ncolumns] = Int32GetDatum(replaced_no);
+	nulls[ncolumns] = ' ';
+	store_enter(&frame, schema, table, RowExclusiveLock);
+	store_execute(&frame, row_plan(table, update), values, nulls,
+				  update ? SPI_OK_UPDATE : SPI_OK_INSERT);
 	if (SPI_processed != 1)
-		refuse_trigger(frame->table);
+		store_report_not_written(&frame);
+	store_leave(&frame);
+}
+
+void
+store_insert_by_sql(Oid schema, StoreTableNo table, const StoreRow *row)
+{
+	execute_row(schema, table, row, false, 0);
+}
+
+void
+store_update_by_sql(Oid schema, StoreTableNo table, const StoreRow *row,
+					int32 replaced_no)
+{
+	execute_row(schema, table, row, true, replaced_no);
 }
 
 Datum
@@ -299,51 +401,8 @@ store_fetch_varlena(StoreFrame *frame, int row, int col)
 }
 
 void
-store_set_fingerprint(bytea *value, Fingerprint *result)
-{
-	result->len = 0;
-	if (value == NULL)
-		return;
-	if (VARSIZE_ANY_EXHDR(value) > sizeof(result->bytes))
-		elog(ERROR, "stored fingerprint is too long");
-	result->len = VARSIZE_ANY_EXHDR(value);
-	memcpy(result->bytes, VARDATA_ANY(value), result->len);
-	pfree(value);
-}
-
-void
-store_fetch_fingerprint(StoreFrame *frame, int row, int col,
-						Fingerprint *result)
-{
-	store_set_fingerprint(store_fetch_varlena(frame, row, col), result);
-}
-
-int64
-store_fetch_timespan(int row, int col)
-{
-	bool		isnull;
-	Datum		value = store_fetch(row, col, &isnull);
-	int64		usecs;
-
-	if (isnull)
-		return 0;
-	if (!timespan_from_interval(DatumGetIntervalP(value), &usecs))
-		elog(ERROR, "stored interval is out of range");
-	return usecs;
-}
-
-void
 store_set_nullable(Datum *values, char *nulls, int arg, const void *pointer)
 {
 	values[arg] = PointerGetDatum(pointer);
 	nulls[arg] = pointer == NULL ? 'n' : ' ';
-}
-
-bytea *
-store_fingerprint(const Fingerprint *fingerprint)
-{
-	if (fingerprint->len == 0)
-		return NULL;
-	return (bytea *) cstring_to_text_with_len((const char *) fingerprint->bytes,
-											  fingerprint->len);
 }

@@ -23,18 +23,17 @@
 
 #include "executor/spi.h"
 #include "storage/lockdefs.h"
+#include "utils/rel.h"
 
 #include "compat.h"
-#include "fingerprint.h"
+#include "store_rows.h"
 
-#define STORE_KEYS "idempotency_keys"
-#define STORE_CLAIMS "idempotency_claims"
-#define STORE_MAX_ARGS 15
+#define STORE_MAX_ARGS (STORE_MAX_COLUMNS + 1)
 
-/* A statement of the store: what it says, and what is kept of it. */
+/* A statement of the store: its text, and what is kept of it. */
 typedef struct StorePlan
 {
-	const char *sql;			/* %s stands for the quoted schema */
+	const char *sql;			/* each %s stands for the quoted schema */
 	int			nargs;
 	Oid			argtypes[STORE_MAX_ARGS];
 	Oid			relid;			/* the table that plan was made for */
@@ -45,8 +44,11 @@ typedef struct StorePlan
 typedef struct StoreFrame
 {
 	Oid			schema;
-	const char *table;			/* unqualified */
+	StoreTableNo table;
 	Oid			relid;
+	char	   *schema_name;
+	char	   *primary_key_name;	/* NULL where nothing rests on it */
+	bool		trigger_may_suppress;	/* there are BEFORE ROW triggers */
 	MemoryContext caller;		/* where results belong */
 	Oid			save_userid;
 	int			save_sec_context;
@@ -54,22 +56,23 @@ typedef struct StoreFrame
 } StoreFrame;
 
 /*
- * Lock a table that a frame on another one is to read too.  It must be done
- * before the frame is entered, whose snapshot has to be newer than the lock.
+ * Lock a table of the extension, or fail; the caller closes it.  A snapshot
+ * that is to show the rows must be taken after this: a rewrite by ALTER TABLE
+ * hides them from older ones.
  */
-extern void store_lock(Oid schema, const char *table, LOCKMODE lockmode);
+extern Relation store_lock_table(Oid schema, const char *table,
+								 LOCKMODE lockmode);
 
-/* Lock the table, become its owner, and take a fresh snapshot. */
-extern void store_enter(StoreFrame *frame, Oid schema, const char *table,
+/* Lock and check the table, become its owner, and take a fresh snapshot. */
+extern void store_enter(StoreFrame *frame, Oid schema, StoreTableNo table,
 						LOCKMODE lockmode);
 extern void store_leave(StoreFrame *frame);
 
+/* In this frame a statement may read a whole table. */
+extern void store_allow_table_scans(void);
+
 /* The statement's plan, made anew if the kept one no longer fits. */
 extern SPIPlanPtr store_plan(StoreFrame *frame, StorePlan *plan);
-
-/* Insert one row by a statement: one that is not stored is an error. */
-extern void store_execute_insert(StoreFrame *frame, StorePlan *plan,
-								 Datum *values, const char *nulls);
 
 /*
  * Run a statement in the frame and expect this SPI result code.  A statement
@@ -80,38 +83,43 @@ extern void store_execute(StoreFrame *frame, StorePlan *plan, Datum *values,
 						  const char *nulls, int expected);
 
 /*
- * To be called where a row should have been written and was not: fails, with
- * 09000 if there are triggers that may have suppressed it, and else with
- * 40001, since somebody else must have been at it.
+ * Insert the row of a table, or replace the one that has its id and, with
+ * replaced_no, that attempt number.  A row that was not written is an error.
  */
-pg_noreturn extern void store_not_stored(Oid schema, const char *table);
+extern void store_insert_by_sql(Oid schema, StoreTableNo table,
+								const StoreRow *row);
+extern void store_update_by_sql(Oid schema, StoreTableNo table,
+								const StoreRow *row, int32 replaced_no);
+
+/*
+ * To be called where a row should have been written and was not: fails, with
+ * 09000 if a trigger may have suppressed it, and else with 40001, since
+ * somebody else must have changed it.
+ */
+pg_noreturn extern void store_report_not_written(const StoreFrame *frame);
+
+/* Fail with 40001, and the hint to retry. */
+pg_noreturn extern void store_report_conflict(void);
 
 /*
  * To be called where an error of a write to the table was caught: throws it
- * again, a conflict as 40001 with a hint.
+ * again, a conflict as 40001 with a hint.  Without a frame, nothing but a write
+ * to our table can have raised the error.
  */
 pg_noreturn extern void store_rethrow_conflict(MemoryContext caller,
-											   Oid schema, const char *table);
+											   const StoreFrame *frame,
+											   const char *primary_key_name);
 
 /*
  * Column col of a row that the frame's statement returned: by value, or
  * copied into the memory of the frame's caller and out of TOAST (NULL if
- * null), or as a fingerprint, or an interval as microseconds (0 if null).
+ * null).
  */
 extern Datum store_fetch(int row, int col, bool *isnull);
 extern void *store_fetch_varlena(StoreFrame *frame, int row, int col);
-extern void store_fetch_fingerprint(StoreFrame *frame, int row, int col,
-									Fingerprint *result);
-extern int64 store_fetch_timespan(int row, int col);
 
 /* A nullable argument of a plan: NULL stands for null. */
 extern void store_set_nullable(Datum *values, char *nulls, int arg,
 							   const void *pointer);
-
-/* A palloc'd stored value, or NULL, as a fingerprint; frees the value. */
-extern void store_set_fingerprint(bytea *value, Fingerprint *result);
-
-/* A fingerprint as it is stored; NULL if there is none. */
-extern bytea *store_fingerprint(const Fingerprint *fingerprint);
 
 #endif							/* IDEMPOTENCY_STORE_FRAME_H */

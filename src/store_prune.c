@@ -26,6 +26,7 @@
 
 #include "access/brin.h"
 #include "access/genam.h"
+#include "access/xact.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
@@ -41,22 +42,55 @@
 #include "utils/uuid.h"
 
 #include "store.h"
-#include "store_direct.h"
 #include "store_frame.h"
+#include "store_table.h"
 
 #define EXPIRY_INDEX "idempotency_keys_expires_at_idx"
 #define PRUNE_BATCH 1000
 
 static StorePlan plan_find_expired = {
-	"SELECT id, ctid FROM %s." STORE_KEYS " WHERE expires_at OPERATOR(pg_catalog.<=) $1",
+	"SELECT id, ctid FROM %s.idempotency_keys"
+	" WHERE expires_at OPERATOR(pg_catalog.<=) $1",
 	1, {TIMESTAMPTZOID}
 };
 
+/*
+ * The whole condition stands in the DELETE once more: a row may have been
+ * replaced by one that has not expired since the sub-select saw it.
+ */
 static StorePlan plan_delete_expired = {
-	"DELETE FROM %s." STORE_KEYS " WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY("
-	"SELECT id FROM %s." STORE_KEYS " WHERE id OPERATOR(pg_catalog.=) ANY ($1)"
-	" AND expires_at OPERATOR(pg_catalog.<=) $2 FOR UPDATE SKIP LOCKED))",
+	"DELETE FROM %s.idempotency_keys WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY("
+	"SELECT id FROM %s.idempotency_keys WHERE id OPERATOR(pg_catalog.=) ANY ($1)"
+	" AND expires_at OPERATOR(pg_catalog.<=) $2 FOR UPDATE SKIP LOCKED))"
+	" AND expires_at OPERATOR(pg_catalog.<=) $2",
 	2, {UUIDARRAYOID, TIMESTAMPTZOID}
+};
+
+/*
+ * A counter fences workers that were evicted.  One that sleeps for longer than
+ * 30 days, and longer than the key's retention, is not fenced.
+ */
+#define COUNTER_IS_OLD \
+	" reset_at IS NOT NULL AND" \
+	" reset_at OPERATOR(pg_catalog.+) GREATEST(retention, '30 days')" \
+	" OPERATOR(pg_catalog.<=) $1"
+
+static StorePlan plan_find_old_counters = {
+	"SELECT id FROM %s.idempotency_claims WHERE" COUNTER_IS_OLD,
+	1, {TIMESTAMPTZOID}
+};
+
+static StorePlan plan_delete_old_counters = {
+	"DELETE FROM %s.idempotency_claims WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY("
+	"SELECT id FROM %s.idempotency_claims WHERE id OPERATOR(pg_catalog.=) ANY ($2)"
+	" FOR UPDATE SKIP LOCKED)) AND" COUNTER_IS_OLD,
+	2, {TIMESTAMPTZOID, UUIDARRAYOID}
+};
+
+static StorePlan plan_delete_old_corrections = {
+	"DELETE FROM %s.idempotency_corrections"
+	" WHERE corrected_at OPERATOR(pg_catalog.<=) $1",
+	1, {TIMESTAMPTZOID}
 };
 
 /* The BRIN index, and the blocks whose summaries have become too wide. */
@@ -204,10 +238,19 @@ delete_batch(StoreFrame *frame, Batch *batch, TimestampTz now)
 {
 	int64		deleted = 0;
 
-	if (direct_delete(frame->schema, STORE_KEYS, batch->tids, batch->n,
-					  &deleted))
-		return deleted;
-	return delete_by_sql(frame, batch, now);
+	StoreTable	keys;
+
+	store_table_open(&keys, frame->schema, STORE_KEYS, RowExclusiveLock);
+	if (!keys.facts->delete_runs_no_user_code)
+		deleted = delete_by_sql(frame, batch, now);
+	else
+	{
+		for (int i = 0; i < batch->n; i++)
+			deleted += store_table_delete(&keys, &batch->tids[i], false) == TM_Ok;
+		CommandCounterIncrement();
+	}
+	store_table_close(&keys);
+	return deleted;
 }
 
 int64
@@ -241,4 +284,53 @@ store_prune(Oid schema, int64 max_keys)
 	summaries_drop_stale(&summaries);
 	store_leave(&frame);
 	return removed;
+}
+
+/* The ids of the rows just fetched on whose keys nobody is at work. */
+static Datum
+idle_ids(void)
+{
+	Datum	   *ids = palloc(sizeof(Datum) * (SPI_processed + 1));
+	int			n = 0;
+
+	for (int row = 0; row < SPI_processed; row++)
+	{
+		bool		isnull;
+		Datum		id = store_fetch(row, 1, &isnull);
+
+		if (!keylock_held_elsewhere(DatumGetUUIDP(id)))
+			ids[n++] = id;
+	}
+	return PointerGetDatum(construct_array(ids, n, UUIDOID, UUID_LEN, false,
+										   TYPALIGN_CHAR));
+}
+
+void
+store_prune_counters(Oid schema)
+{
+	Datum		values[2] = {TimestampTzGetDatum(GetCurrentTimestamp())};
+	StoreFrame	frame;
+
+	store_enter(&frame, schema, STORE_CLAIMS, RowExclusiveLock);
+	store_execute(&frame, &plan_find_old_counters, values, NULL,
+				  SPI_OK_SELECT);
+	values[1] = idle_ids();
+	store_execute(&frame, &plan_delete_old_counters, values, NULL,
+				  SPI_OK_DELETE);
+	store_leave(&frame);
+}
+
+void
+store_prune_corrections(Oid schema, int64 corrections_retention)
+{
+	Datum		values[1];
+	StoreFrame	frame;
+
+	if (corrections_retention == 0)
+		return;
+	values[0] = TimestampTzGetDatum(GetCurrentTimestamp() - corrections_retention);
+	store_enter(&frame, schema, STORE_CORRECTIONS, RowExclusiveLock);
+	store_execute(&frame, &plan_delete_old_corrections, values, NULL,
+				  SPI_OK_DELETE);
+	store_leave(&frame);
 }
