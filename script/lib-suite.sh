@@ -27,7 +27,7 @@ suite_open() {
 
 # The settings of every server of a run. The error's code belongs into the log: an internal error (XX000) is a finding
 # even where a test expected an error.
-suite_settings() { printf '%s\n' "log_line_prefix = '%m [%p] %e '" "$@"; }
+suite_settings() { printf '%s\n' "log_line_prefix = '%m [%p] %e '"; }
 
 suite_start() { start_server "fsync = off" "$@"; }	# settings…
 
