@@ -90,7 +90,7 @@ restore_services() {	# the copy of the setting
 
 # What apt-get says of its progress, as a line that is rewritten, or as a line for each fifth where that cannot be.
 show_progress() {	# file for everything else
-	local line kind percent rest last=-1
+	local line kind percent rest last=0
 	trap '' INT TERM HUP		# apt ends first
 	while IFS= read -r line; do
 		IFS=: read -r kind _ percent rest <<<"$line"
