@@ -134,7 +134,6 @@ suite_build_on() {	# prefix
 	PG_CONFIG=$PGBIN/pg_config
 	LD_LIBRARY_PATH=$WORK/root$prefix/lib
 	export LD_LIBRARY_PATH
-	preload_settings "$PG_CONFIG" >>"$TEMP_CONFIG"
 	suite_make -s -j2 all install >"$WORK/build.log" 2>&1 ||
 		{ tail -n 40 "$WORK/build.log" >&2; die "the extension does not build"; }
 	grep 'warning:' "$WORK/build.log" >&2 || true

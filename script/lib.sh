@@ -362,7 +362,7 @@ build_extension() {	# version, variables for make…
 		install_extension "$EXTENSION_ROOT" "$@"
 		install_foreign_pgtap "$version" "$EXTENSION_ROOT/usr/share/postgresql/$version/extension"
 	fi
-	{ extension_settings "$PG_CONFIG" "$EXTENSION_ROOT"; preload_settings "$PG_CONFIG"; } >>"$TEMP_CONFIG"
+	extension_settings "$PG_CONFIG" "$EXTENSION_ROOT" >>"$TEMP_CONFIG"
 }
 
 install_extension() {	# folder, variables for make…

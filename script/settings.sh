@@ -17,7 +17,8 @@ extension_settings() {	# pg_config, folder that was DESTDIR; lines for postgresq
 	printf '%s\n' "dynamic_library_path = '$2$lib:\$libdir'"
 }
 
-# Before 17 there are counters only where the library is loaded at the server's start.
+# Before 17 there are counters only where the library is loaded at the server's start. The server of the pgTAP tests does
+# without, as they want to know what a session says before it has loaded the library.
 preload_settings() {	# pg_config
 	local version
 	version=$("$1" --version)

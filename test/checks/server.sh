@@ -74,6 +74,7 @@ start_server() {	# lines for postgresql.conf…
 		"max_prepared_transactions = 20" >>"$BASE/data/postgresql.conf"
 	{
 		[ -z "${TEMP_CONFIG-}" ] || cat "$TEMP_CONFIG"
+		[ -n "${NO_PRELOAD-}" ] || preload_settings "$PG_CONFIG"
 		[ $# = 0 ] || printf '%s\n' "$@"
 	} >>"$BASE/data/postgresql.conf"
 	"$BIN/pg_ctl" -s -w -D "$BASE/data" -l "$BASE/server.log" start ||

@@ -56,8 +56,8 @@ SELECT is(pg_temp.counters('started'), pg_temp.are(:'counted', 0), 'and back to 
 SELECT is_empty('SELECT FROM idempotency_in_flight', 'nobody is at it');
 BEGIN;
 SELECT outcome FROM idempotent_begin('s', 'flight') \g /dev/null
-SELECT is((pid, waiting, id_prefix, id), (pg_backend_pid(), false, left(replace(pg_temp.id_of('s', 'flight')::text, '-', ''), 16), NULL::uuid),
-	'an attempt of one transaction, by the beginning of its id') FROM idempotency_in_flight;
+SELECT is((pid, waiting, id_suffix, id), (pg_backend_pid(), false, right(replace(pg_temp.id_of('s', 'flight')::text, '-', ''), 16), NULL::uuid),
+	'an attempt of one transaction, by the end of its id') FROM idempotency_in_flight;
 SELECT ok(since <= clock_timestamp() AND query LIKE '%idempotency_in_flight%' AND state = 'active', 'since when, and at what')
 	FROM idempotency_in_flight;
 ROLLBACK;

@@ -48,6 +48,20 @@ $node->restart;
 is(counted('postgres'), '0|0', 'a restart begins at zero');
 is($node->safe_psql('postgres', "SELECT stats_reset > '$since' FROM idempotency_stats"), 't', 'and says when');
 
+# The pgTAP test of all counters, on a server that has them on every version.
+SKIP:
+{
+	my $sql = "$FindBin::RealBin/..";
+	skip 'pgTAP is not installed', 1
+	  if $node->psql('postgres', 'CREATE DATABASE tap') || $node->psql('tap', 'CREATE EXTENSION pgtap');
+	local $ENV{PG_ABS_SRCDIR} = $sql;
+	my ($out, $err);
+	IPC::Run::run([ 'psql', '-Xaq', '-d', $node->connstr('tap'), '-f', "$sql/sql/stats.sql" ], '>', \$out, '2>', \$err);
+	is(join("\n", $out =~ /^((?:not )?ok .*|1\.\..*)$/mg) . "\n",
+		join("\n", slurp_file("$sql/expected/stats.out") =~ /^((?:not )?ok .*|1\.\..*)$/mg) . "\n",
+		'all counters count');
+}
+
 # Before 17 only a library that is loaded at the start gets memory.
 $node->append_conf('postgresql.conf', "shared_preload_libraries = ''\n");
 $node->restart;
