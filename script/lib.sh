@@ -47,6 +47,8 @@ as_root() {
 	fi
 }
 
+can_be_root() { is_root || command -v sudo >/dev/null; }
+
 # The server refuses to run as root. In $WORK, since the caller's folder may be one that the user cannot enter.
 as_user() {
 	if is_root; then
@@ -89,15 +91,10 @@ restore_services() {	# the copy of the setting
 }
 
 # What apt-get says of its progress, as a line that is rewritten, or as a line for each fifth where that cannot be.
-show_progress() {	# file for everything else
-	local line kind percent rest last=0
+show_progress() {
+	local kind percent rest last=0
 	trap '' INT TERM HUP		# apt ends first
-	while IFS= read -r line; do
-		IFS=: read -r kind _ percent rest <<<"$line"
-		case $kind in
-			dlstatus | pmstatus) ;;
-			*) printf '%s\n' "$line" >>"$1"; continue ;;
-		esac
+	while IFS=: read -r kind _ percent rest; do
 		percent=${percent%%.*}
 		[[ $percent =~ ^[0-9]+$ ]] || continue
 		if [ -t 2 ]; then
@@ -110,13 +107,22 @@ show_progress() {	# file for everything else
 	[ ! -t 2 ] || printf '\r\e[K' >&2
 }
 
+# apt's progress has a pipe of its own, which sudo would close if it were opened here.
+# shellcheck disable=SC2016	# the shell inside expands them
 apt_install() {
-	local log status=0
-	log=$(mktemp)
-	as_root env DEBIAN_FRONTEND=noninteractive apt-get -qqy -o APT::Status-Fd=1 --no-install-recommends install "$@" 2>&1 |
-		show_progress "$log" || status=$?
-	[ "$status" = 0 ] || tail -n 20 "$log" >&2
-	rm -f "$log"
+	local folder pipe status=0
+	folder=$(mktemp -d)
+	mkfifo "$folder/progress"
+	# Held open here, so that neither end waits for the other to come.
+	exec {pipe}<>"$folder/progress"
+	show_progress <"$folder/progress" {pipe}>&- &
+	as_root sh -c 'progress=$1 && shift && exec "$@" 3>"$progress"' - "$folder/progress" \
+		env DEBIAN_FRONTEND=noninteractive apt-get -qqy -o APT::Status-Fd=3 --no-install-recommends install "$@" >"$folder/log" 2>&1 ||
+		status=$?
+	exec {pipe}>&-
+	wait $!
+	[ "$status" = 0 ] || tail -n 20 "$folder/log" >&2
+	rm -rf "$folder"
 	return "$status"
 }
 
@@ -127,7 +133,7 @@ install_missing() {	# packages…
 		is_installed "$package" || missing+=("$package")
 	done
 	[ ${#missing[@]} -gt 0 ] || return 0
-	is_root || command -v sudo >/dev/null ||
+	can_be_root ||
 		die "these packages are missing, which root must install:" "  apt-get install --no-install-recommends ${missing[*]}"
 	note "installing ${missing[*]}"
 	refresh_packages
@@ -138,13 +144,13 @@ install_missing() {	# packages…
 	without_services apt_install "${missing[@]}"
 }
 
-need_packages() { install_missing "$@" || die "could not install what is needed"; }
+need_packages() { install_missing "$@" || die "could not install all of: $*"; }
 
 # What only some tests use. Those fail by themselves where it is not to be had, or are skipped where this Debian has no such
 # package at all: ABSENT names those.
 ABSENT=()
 want_packages() {
-	local package wanted=()
+	local package wanted=() missing=()
 	for package; do
 		if is_installed "$package" || apt_has "$package"; then
 			wanted+=("$package")
@@ -153,6 +159,12 @@ want_packages() {
 			note "there is no package $package here"
 		fi
 	done
+	if ! can_be_root; then
+		for package in "${wanted[@]}"; do is_installed "$package" || missing+=("$package"); done
+		[ ${#missing[@]} = 0 ] || note "some tests will fail, for want of packages that root must install:" \
+			"apt-get install --no-install-recommends ${missing[*]}"
+		return
+	fi
 	install_missing "${wanted[@]}" && return
 	for package in "${wanted[@]}"; do
 		install_missing "$package" || note "could not install $package"
