@@ -17,7 +17,17 @@ DATA       = $(patsubst $(SRC)/%,%,$(wildcard $(SRC)/idempotency--*.sql))
 PGFILEDESC = "idempotency - retries that are safe, in the transaction that does the work"
 
 PG_CPPFLAGS = -DIDEMPOTENCY_VERSION='"$(EXTVERSION)"'
-PG_CFLAGS   = -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers -Wno-sign-compare
+# Two mistakes that only old compilers take for warnings. The server's functions change between versions, and a call in the
+# form of another version must not compile. WERROR=-Werror makes errors of all others.
+PG_CFLAGS   = -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers -Wno-sign-compare \
+              -Werror=int-conversion -Werror=incompatible-pointer-types $(WERROR)
+
+# A server loads all libraries into one space of names, where the first that has a name wins. Nothing of ours is there but
+# what PostgreSQL calls, and our own calls do not go there. 16 hides symbols by itself.
+PG_CFLAGS  += -fvisibility=hidden
+ifneq ($(shell uname -s),Darwin)
+SHLIB_LINK  = -Wl,-Bsymbolic
+endif
 
 # Every kind of test lives under test/; a new file is found by itself.
 REGRESS        = $(sort $(patsubst $(SRC)/test/sql/%.sql,%,$(wildcard $(SRC)/test/sql/*.sql)))

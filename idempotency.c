@@ -145,6 +145,7 @@ void
 _PG_init(void)
 {
 	settings_init();
+	stats_init();
 	attempt_init();
 }
 

@@ -7,12 +7,7 @@
 
 SOURCE_MAJOR=15
 
-# Where the source and the built servers are kept between runs. Nothing is ever installed into these: a check runs a copy.
-if [ "$(id -u)" = 0 ]; then
-	IDEMPOTENCY_CACHE=${IDEMPOTENCY_CACHE:-${XDG_CACHE_HOME:-/var/cache}/idempotency}
-else
-	IDEMPOTENCY_CACHE=${IDEMPOTENCY_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/idempotency}
-fi
+# Source and built servers are kept in $IDEMPOTENCY_CACHE. Nothing is ever installed into these: a check runs a copy.
 
 source_say() { printf '%s\n' "$*" >&2; }
 

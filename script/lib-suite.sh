@@ -22,20 +22,14 @@ suite_conclude() {
 
 suite_open() {
 	open_work suite_conclude
-	# For the servers of the TAP tests, which make their configuration themselves.
-	suite_settings >"$WORK/tap.conf"
-	export TEMP_CONFIG=$WORK/tap.conf
+	suite_settings >>"$TEMP_CONFIG"
 }
 
 # The settings of every server of a run. The error's code belongs into the log: an internal error (XX000) is a finding
 # even where a test expected an error.
-suite_settings() { printf '%s\n' "log_line_prefix = '%m [%p] %e '" "$@"; }
+suite_settings() { printf '%s\n' "log_line_prefix = '%m [%p] %e '"; }
 
-suite_start() {	# settings…
-	local -a settings
-	mapfile -t settings < <(suite_settings "fsync = off" "$@")
-	start_server "${settings[@]}"
-}
+suite_start() { start_server "fsync = off" "$@"; }	# settings…
 
 # A shutdown that lets every backend end by itself: what a backend does at its exit is part of what is checked.
 suite_stop() {	# name of the log to keep

@@ -3,12 +3,26 @@
 # Set-up shared by the scripts: packages, a private installation of PostgreSQL with this extension in it, a server that
 # is thrown away. Sourced, never run.
 #
-# A server finds its own files relative to its program. So the scripts install the extension into a copy of the machine's
-# PostgreSQL and leave the machine's own one as it is: no right is needed beyond installing packages, runs do not get into
-# each other's way, and removing the folder $WORK removes everything.
+# Debian's own tools install, build and run. What stands here is what they have no word for: a machine on which nothing is
+# installed yet, and a server that goes with the script that started it, or stays for --keep. The extension is installed
+# into a folder of its own, so that the machine's PostgreSQL stays as it is: script/settings.sh.
 
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 WORK=
+# shellcheck source=script/settings.sh
+. "$TOP/script/settings.sh"
+
+# What is kept between runs: builds of the extension, other Debians, servers of lib-source.sh.
+if [ "$(id -u)" = 0 ]; then
+	IDEMPOTENCY_CACHE=${IDEMPOTENCY_CACHE:-${XDG_CACHE_HOME:-/var/cache}/idempotency}
+else
+	IDEMPOTENCY_CACHE=${IDEMPOTENCY_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/idempotency}
+fi
+
+# A command that takes the signal for itself and goes on, as apt does, must not make the script go on.
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 if [ -t 1 ]; then
 	BOLD=$'\e[1m' DIM=$'\e[2m' RED=$'\e[31m' GREEN=$'\e[32m' CYAN=$'\e[36m' PLAIN=$'\e[0m'
@@ -18,7 +32,7 @@ else
 fi
 
 note() { printf '%s\n' "$DIM$*$PLAIN"; }
-die() { printf '%s\n' "$RED$*$PLAIN" >&2; exit "${DIE_STATUS:-1}"; }
+die() { printf '%s\n' "${@/#/$RED}" | sed "s/\$/$PLAIN/" >&2; exit "${DIE_STATUS:-1}"; }
 
 is_root() { [ "$(id -u)" = 0 ]; }
 
@@ -32,6 +46,8 @@ as_root() {
 		die "this needs root or sudo: $*"
 	fi
 }
+
+can_be_root() { is_root || command -v sudo >/dev/null; }
 
 # The server refuses to run as root. In $WORK, since the caller's folder may be one that the user cannot enter.
 as_user() {
@@ -74,12 +90,39 @@ restore_services() {	# the copy of the setting
 	rm -f "$1"
 }
 
+# What apt-get says of its progress, as a line that is rewritten, or as a line for each fifth where that cannot be.
+show_progress() {
+	local kind percent rest last=0
+	trap '' INT TERM HUP		# apt ends first
+	while IFS=: read -r kind _ percent rest; do
+		percent=${percent%%.*}
+		[[ $percent =~ ^[0-9]+$ ]] || continue
+		if [ -t 2 ]; then
+			printf '\r\e[K%s %3d %%  %s' "$kind" "$percent" "${rest:0:60}" >&2
+		elif [ "$kind" = pmstatus ] && [ $((percent / 20)) != "$last" ]; then
+			last=$((percent / 20))
+			printf '... %d %%\n' "$percent" >&2
+		fi
+	done
+	[ ! -t 2 ] || printf '\r\e[K' >&2
+}
+
+# apt's progress has a pipe of its own, which sudo would close if it were opened here.
+# shellcheck disable=SC2016	# the shell inside expands them
 apt_install() {
-	local log status=0
-	log=$(mktemp)
-	as_root env DEBIAN_FRONTEND=noninteractive apt-get -qqy --no-install-recommends install "$@" >"$log" 2>&1 || status=$?
-	[ "$status" = 0 ] || tail -n 20 "$log" >&2
-	rm -f "$log"
+	local folder pipe status=0
+	folder=$(mktemp -d)
+	mkfifo "$folder/progress"
+	# Held open here, so that neither end waits for the other to come.
+	exec {pipe}<>"$folder/progress"
+	show_progress <"$folder/progress" {pipe}>&- &
+	as_root sh -c 'progress=$1 && shift && exec "$@" 3>"$progress"' - "$folder/progress" \
+		env DEBIAN_FRONTEND=noninteractive apt-get -qqy -o APT::Status-Fd=3 --no-install-recommends install "$@" >"$folder/log" 2>&1 ||
+		status=$?
+	exec {pipe}>&-
+	wait $!
+	[ "$status" = 0 ] || tail -n 20 "$folder/log" >&2
+	rm -rf "$folder"
 	return "$status"
 }
 
@@ -90,6 +133,8 @@ install_missing() {	# packages…
 		is_installed "$package" || missing+=("$package")
 	done
 	[ ${#missing[@]} -gt 0 ] || return 0
+	can_be_root ||
+		die "these packages are missing, which root must install:" "  apt-get install --no-install-recommends ${missing[*]}"
 	note "installing ${missing[*]}"
 	refresh_packages
 	# It comes first, as it has the setting that keeps the others from making a cluster.
@@ -99,20 +144,38 @@ install_missing() {	# packages…
 	without_services apt_install "${missing[@]}"
 }
 
-need_packages() { install_missing "$@" || die "could not install what is needed"; }
+need_packages() { install_missing "$@" || die "could not install all of: $*"; }
 
-# What only some tests use. They fail by themselves where it is not to be had.
+# What only some tests use. Those fail by themselves where it is not to be had, or are skipped where this Debian has no such
+# package at all: ABSENT names those.
+ABSENT=()
 want_packages() {
-	local package
-	install_missing "$@" && return
+	local package wanted=() missing=()
 	for package; do
-		install_missing "$package" || note "there is no $package here"
+		if is_installed "$package" || apt_has "$package"; then
+			wanted+=("$package")
+		else
+			ABSENT+=("$package")
+			note "there is no package $package here"
+		fi
+	done
+	if ! can_be_root; then
+		for package in "${wanted[@]}"; do is_installed "$package" || missing+=("$package"); done
+		[ ${#missing[@]} = 0 ] || note "some tests will fail, for want of packages that root must install:" \
+			"apt-get install --no-install-recommends ${missing[*]}"
+		return
+	fi
+	install_missing "${wanted[@]}" && return
+	for package in "${wanted[@]}"; do
+		install_missing "$package" || note "could not install $package"
 	done
 }
 
-# Sets NATIVE to the version that this Debian calls "postgresql".
+apt_has() { [ -n "$(apt-cache madison "$1" 2>/dev/null)" ]; }
+
+# Sets NATIVE to the version that this Debian calls "postgresql", or to the one that the caller wants instead of it.
 find_native_version() {
-	NATIVE=$(apt_native_version)
+	NATIVE=${IDEMPOTENCY_PG:-$(apt_native_version)}
 	if [ -z "$NATIVE" ]; then
 		refresh_packages
 		NATIVE=$(apt_native_version)
@@ -124,20 +187,103 @@ apt_native_version() {
 	apt-cache depends postgresql 2>/dev/null | sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p'
 }
 
-apt_has() { [ -n "$(apt-cache madison "$1" 2>/dev/null)" ]; }
+# --- other Debians ---
 
-# The Debian that has a version.
-suite_of() {
+# The mirror of the suite that this machine runs.
+host_mirror() {
+	local codename mirror
+	codename=$(host_codename)
+	# shellcheck disable=SC2016	# apt expands them
+	mirror=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
+		awk -v release="$codename" '$2 == release && $3 == "main" { print $1; exit }')
+	[ -n "$mirror" ] || die "this machine's apt has no mirror of its own release \"$codename\""
+	printf '%s\n' "$mirror"
+}
+
+# shellcheck source=/dev/null
+host_codename() { (. /etc/os-release && printf '%s\n' "${VERSION_CODENAME-}"); }
+
+# By names that outlive releases, the most stable first. No table of versions: a suite may drop one any day.
+SUITES=(oldstable stable testing unstable experimental)
+
+# An apt that sees all suites of the mirror at once, with lists of its own.
+suites_apt() {	# apt's program, arguments…
+	local state=$IDEMPOTENCY_CACHE/suites
+	"$1" -q -o "Dir::Etc::sourcelist=$state/sources.list" -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::lists=$state/lists" \
+		-o "Dir::Cache=$state/cache" -o Dir::Etc::preferencesparts=/dev/null -o Acquire::Languages=none "${@:2}"
+}
+
+update_suites() {
+	local state=$IDEMPOTENCY_CACHE/suites mirror suite key=/usr/share/keyrings/debian-archive-keyring.gpg
+	[ -z "$(find "$state/updated" -mmin -720 2>/dev/null)" ] || return 0
+	mirror=$(host_mirror) || exit 1
+	mkdir -p "$state/lists/partial" "$state/cache/archives/partial"
+	for suite in "${SUITES[@]}"; do
+		printf 'deb %s %s %s main\n' "$([ ! -e "$key" ] || echo "[signed-by=$key]")" "$mirror" "$suite"
+	done >"$state/sources.list"
+	note "looking which Debian has what" >&2
+	suites_apt apt-get -o "APT::Sandbox::User=$(id -un)" update >"$state/log" 2>&1 ||
+		{ tail -n 10 "$state/log"; note "not every suite could be read, going on with the others"; } >&2
+	touch "$state/updated"
+}
+
+# What script/debian calls the Debian that has a version. The PostgreSQL project's packages for this machine's own release
+# come first where they can be reached, as they are newer.
+suite_of() {	# version
+	local found suite
+	if pgdg_has "$1"; then
+		printf '%s-pgdg-%s\n' "$(host_codename)" "$1"
+		return
+	fi
+	update_suites
+	found=$(suites_apt apt-cache madison "postgresql-$1")
+	for suite in "${SUITES[@]}"; do
+		case $found in *" $suite/main "*) codename_of "$suite"; return ;; esac
+	done
+	die "no Debian has PostgreSQL $1, and $PGDG cannot be reached or has it neither"
+}
+
+# A release keeps this name. The two that never become one have no other.
+codename_of() {
 	case $1 in
-		15) echo bookworm ;;
-		17) echo trixie ;;
-		18) echo sid ;;
-		*) die "no Debian is known to have PostgreSQL $1: try 15, 17 or 18" ;;
+		unstable) echo sid ;;
+		experimental) echo experimental ;;
+		*) sed -n 's/^Codename: *//p' "$IDEMPOTENCY_CACHE"/suites/lists/*_dists_"$1"_InRelease | head -n 1 ;;
 	esac
+}
+
+PGDG=http://apt.postgresql.org/pub/repos/apt
+pgdg_has() {	# version; whose component has it whether it is released or not
+	local helper=/usr/lib/apt/apt-helper file status=1
+	file=$(mktemp -d)
+	"$helper" -o Acquire::Retries=0 -o Acquire::http::Timeout=10 download-file \
+		"$PGDG/dists/$(host_codename)-pgdg/$1/binary-$(dpkg --print-architecture)/Packages.gz" "$file/Packages.gz" >/dev/null 2>&1 &&
+		"$helper" cat-file "$file/Packages.gz" | grep -q "^Package: postgresql-server-dev-$1\$" && status=0
+	rm -rf "$file"
+	return "$status"
 }
 
 # What it takes to build the extension for a version and to run a server.
 build_packages() { printf '%s\n' "postgresql-$1" "postgresql-server-dev-$1" make gcc libc6-dev perl procps; }
+
+# pgTAP is SQL and PL/pgSQL alone, so that any version's package serves a server for which there is none yet.
+pgtap_packages() {	# version
+	! apt_has "postgresql-$1-pgtap" || printf '%s\n' "postgresql-$1-pgtap"
+}
+
+install_foreign_pgtap() {	# version, folder of extensions
+	local package unpacked
+	[ ! -e "/usr/share/postgresql/$1/extension/pgtap.control" ] || return 0
+	package=$(apt-cache pkgnames postgresql- | grep -E '^postgresql-[0-9]+-pgtap$' | sort -V | tail -n 1)
+	[ -n "$package" ] || { note "there is no pgTAP here"; return 0; }
+	unpacked=$(mktemp -d)
+	if (cd "$unpacked" && apt-get -qq -o "APT::Sandbox::User=$(id -un)" download "$package" && dpkg-deb -x ./*.deb .) >/dev/null 2>&1; then
+		mkdir -p "$2" && cp "$unpacked"/usr/share/postgresql/*/extension/pgtap* "$2/"
+	else
+		note "could not get $package"
+	fi
+	rm -rf "$unpacked"
+}
 
 # --- the work folder ---
 
@@ -149,10 +295,10 @@ open_work() {
 	WORK=$(mktemp -d /tmp/idempotency.XXXXXX) || exit 1
 	# shellcheck disable=SC2064	# the name is known now
 	trap "${1-close_work}" EXIT
-	trap 'exit 129' HUP
-	trap 'exit 130' INT
-	trap 'exit 143' TERM
 	mkdir "$WORK"/{src,home,tmp,socket}
+	# Every server that is started here, by whatever program, has these settings: so PostgreSQL's own tests want it.
+	export TEMP_CONFIG=$WORK/server.conf
+	: >"$TEMP_CONFIG"
 	export HOME=$WORK/home TMPDIR=$WORK/tmp LC_ALL=C.UTF-8 TZ=UTC
 	! is_root || ! id -u postgres >/dev/null 2>&1 || chown -R postgres: "$WORK"
 }
@@ -174,12 +320,25 @@ close_work() {
 	for job in $(jobs -p); do
 		kill_tree "$job"
 	done
+	if [ -n "${KEEP-}" ]; then
+		keep_work
+		return "$status"
+	fi
 	while IFS= read -r pidfile; do
 		as_user "$PGBIN/pg_ctl" -s -D "${pidfile%/*}" -m immediate stop >/dev/null 2>&1
 	done < <(find "$WORK" -name postmaster.pid 2>/dev/null)
 	wait
 	rm -rf "$WORK"
 	return "$status"
+}
+
+# For a look at what is left: the server goes on running.
+keep_work() {
+	printf '\n'
+	note "kept: $WORK; to look at: $(cd "$WORK" && find -- *.log src -maxdepth 3 \( -name regression.diffs -o -name results -o \
+		-path 'src/tmp_check/log' -o -name '*.log' \) 2>/dev/null | paste -sd ' ')"
+	[ ! -e "${DATA-}/postmaster.pid" ] || note "the server: $PGBIN/psql -h $WORK/socket -U postgres" \
+		"(to end it: $(! is_root || printf 'runuser -u postgres -- ')$PGBIN/pg_ctl -D $DATA stop)"
 }
 
 # The files of the project as they stand, committed or not, without what git ignores; all files where there is no git.
@@ -197,38 +356,53 @@ project_files() {
 
 copy_project() { project_files | tar -C "$TOP" --null -T - -c | tar -C "$1" --no-same-owner -x; }
 
-# --- the private installation ---
+# --- the extension ---
 
-# A copy of the programs, and links to everything else: a program that were a link would look for its files where the
-# link leads.
-copy_installation() {
-	local lib=/usr/lib/postgresql/$1 share=/usr/share/postgresql/$1
-	if ! mkdir -p "$WORK/root$lib" "$WORK/root$share" ||
-		! cp -r "$lib/bin" "$WORK/root$lib/" ||
-		! cp -rs "$lib/lib" "$WORK/root$lib/" ||
-		! cp -rs "$share" "$WORK/root/usr/share/postgresql/" ||
-		! ln -s /usr/include "$WORK/root/usr/include"; then
-		die "could not copy the installation of PostgreSQL $1"
-	fi
-	# An installed release of this extension must not stand in for the one that is built here.
-	rm -f "$WORK/root$share/extension"/idempotency* "$WORK/root$lib/lib/idempotency.so"
-	PGBIN=$WORK/root$lib/bin
-	# shellcheck disable=SC2034	# used by the scripts that source this file
-	PG_CONFIG=$PGBIN/pg_config
-}
-
-# Compiled with the machine's pg_config and installed below root with DESTDIR, the extension is where the copied server
-# looks for it.
-build_extension() {
+# Builds what stands in the project and tells all servers of this run where it is, in $EXTENSION_ROOT.
+build_extension() {	# version, variables for make…
 	local version=$1
 	shift
+	PGBIN=/usr/lib/postgresql/$version/bin
+	PG_CONFIG=$PGBIN/pg_config
 	copy_project "$WORK/src"
-	copy_installation "$version"
-	! is_root || chown -hR postgres: "$WORK/src" "$WORK/root"
-	as_user make -s -j2 -C "$WORK/src" PG_CONFIG="/usr/lib/postgresql/$version/bin/pg_config" with_llvm=no \
-		DESTDIR="$WORK/root" "$@" all install >"$WORK/build.log" 2>&1 ||
+	! is_root || chown -hR postgres: "$WORK/src"
+	if [ $# = 0 ]; then
+		install_cached "$version"
+	else
+		EXTENSION_ROOT=$WORK/root
+		as_user mkdir "$EXTENSION_ROOT"
+		install_extension "$EXTENSION_ROOT" "$@"
+		install_foreign_pgtap "$version" "$EXTENSION_ROOT/usr/share/postgresql/$version/extension"
+	fi
+	extension_settings "$PG_CONFIG" "$EXTENSION_ROOT" >>"$TEMP_CONFIG"
+}
+
+install_extension() {	# folder, variables for make…
+	as_user make -s -j2 -C "$WORK/src" PG_CONFIG="$PG_CONFIG" with_llvm=no WERROR="${WERROR-}" DESTDIR="$1" "${@:2}" \
+		all install >"$WORK/build.log" 2>&1 ||
 		{ tail -n 40 "$WORK/build.log" >&2; die "the extension does not build"; }
-	grep 'warning:' "$WORK/build.log" >&2 || true
+}
+
+# By what it is built from, so that the same sources are built once. What nobody has asked for in a week goes.
+install_cached() {	# version
+	local builds=$IDEMPOTENCY_CACHE/builds key
+	key=$({
+		"$PG_CONFIG" --version
+		printf '%s\n' "${WERROR-}"
+		dpkg-query -W "postgresql-server-dev-$1" gcc
+		cd "$WORK/src" && cat Makefile idempotency.control idempotency--*.sql idempotency.c src/*.[ch]
+	} | sha256sum | cut -c1-16)
+	EXTENSION_ROOT=$builds/$1-$key
+	mkdir -p "$builds" || die "cannot write to $IDEMPOTENCY_CACHE"
+	find "$builds" -mindepth 1 -maxdepth 1 -mtime +7 -exec rm -rf {} +
+	if [ ! -d "$EXTENSION_ROOT" ]; then
+		as_user mkdir "$WORK/root"
+		install_extension "$WORK/root"
+		install_foreign_pgtap "$1" "$WORK/root/usr/share/postgresql/$1/extension"
+		# Another run may have been faster.
+		mv -T "$WORK/root" "$EXTENSION_ROOT" 2>/dev/null || [ -d "$EXTENSION_ROOT" ] || die "cannot write to $builds"
+	fi
+	touch "$EXTENSION_ROOT"
 }
 
 # --- the server ---
@@ -241,7 +415,7 @@ start_server() {
 		{ tail -n 20 "$WORK/initdb.log" >&2; die "initdb failed"; }
 	# shellcheck disable=SC2016	# the shell inside expands them
 	printf '%s\n' "listen_addresses = ''" "unix_socket_directories = '$PGHOST'" "max_prepared_transactions = 20" "$@" |
-		as_user sh -c 'cat >>"$1/postgresql.conf"' - "$DATA"
+		cat "$TEMP_CONFIG" - | as_user sh -c 'cat >>"$1/postgresql.conf"' - "$DATA"
 	boot_server
 }
 

@@ -17,12 +17,12 @@
 #include "access/tableam.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "storage/ipc.h"
 #include "storage/lock.h"
-#include "storage/lwlock.h"
-#include "storage/shmem.h"
 #if PG_VERSION_NUM >= 170000
 #include "storage/dsm_registry.h"
+#include "storage/proc.h"
+#else
+#include "storage/backendid.h"
 #endif
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
@@ -36,13 +36,24 @@
 #endif
 
 /*
- * 16 gives what it marks so its visibility in a library whose symbols are
- * hidden otherwise.  The macro is expanded where a function is declared, that
- * is, after this.
+ * 16 marks as visible what the server looks up in a library, whose symbols are
+ * hidden otherwise, functions for SQL included.  These macros are expanded
+ * where functions are declared, so this header must come first there.
  */
 #if PG_VERSION_NUM < 160000 && defined(__GNUC__)
 #undef PGDLLEXPORT
 #define PGDLLEXPORT __attribute__((visibility("default")))
+#undef PG_FUNCTION_INFO_V1
+#define PG_FUNCTION_INFO_V1(funcname) \
+extern PGDLLEXPORT Datum funcname(PG_FUNCTION_ARGS); \
+extern PGDLLEXPORT const Pg_finfo_record * CppConcat(pg_finfo_,funcname)(void); \
+const Pg_finfo_record * \
+CppConcat(pg_finfo_,funcname) (void) \
+{ \
+	static const Pg_finfo_record my_finfo = { 1 }; \
+	return &my_finfo; \
+} \
+extern int	no_such_variable
 #endif
 
 /* 18 lets a library carry its name and version in the magic block. */
@@ -171,56 +182,43 @@ compat_json_done(CompatJsonState *state, JsonbIteratorToken end)
 }
 
 /*
- * A named area of shared memory, made by init on first use.  17 has a
- * registry of segments for this; before, the main segment's slack gives a
- * small one.  NULL where none is left: that must not fail the caller, so the
- * error is caught; nothing but the one lock is held on the way.
+ * 17 numbers processes by their place in the array of all of them.  Before,
+ * backends have a number of their own, which does as well to tell them apart.
  */
+#if PG_VERSION_NUM < 170000
+#define MyProcNumber MyBackendId
+#endif
+
+/*
+ * 17 has a registry of named segments of shared memory, made by init on first
+ * use.  Before, a library must ask for memory while the server starts.
+ */
+#if PG_VERSION_NUM >= 170000
+#define COMPAT_DSM_REGISTRY
+#endif
+
 #if PG_VERSION_NUM >= 190000
 /* 19 hands an argument through to init: here the init without one. */
 static inline void
-compat_shared_init(void *area, void *init)
+compat_init_segment(void *segment, void *init)
 {
-	(*(void (**) (void *)) init) (area);
+	(*(void (**) (void *)) init) (segment);
 }
 #endif
 
+#ifdef COMPAT_DSM_REGISTRY
 static inline void *
-compat_shared_area(const char *name, Size size, void (*init) (void *))
+compat_named_segment(const char *name, Size size, void (*init) (void *))
 {
+	bool		found;
+
 #if PG_VERSION_NUM >= 190000
-	bool		found;
-
-	return GetNamedDSMSegment(name, size, compat_shared_init, &found, &init);
-#elif PG_VERSION_NUM >= 170000
-	bool		found;
-
-	return GetNamedDSMSegment(name, size, init, &found);
+	return GetNamedDSMSegment(name, size, compat_init_segment, &found, &init);
 #else
-	MemoryContext context = CurrentMemoryContext;
-	void	   *volatile area = NULL;
-	bool		found;
-
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	PG_TRY();
-	{
-		area = ShmemInitStruct(name, size, &found);
-		if (!found)
-			init(area);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		if (geterrcode() != ERRCODE_OUT_OF_MEMORY)
-			PG_RE_THROW();
-		FlushErrorState();
-		HOLD_INTERRUPTS();		/* the lock's hold, which the error undid */
-	}
-	PG_END_TRY();
-	LWLockRelease(AddinShmemInitLock);
-	return area;
+	return GetNamedDSMSegment(name, size, init, &found);
 #endif
 }
+#endif
 
 /* 17 can ask for stronger locks too. */
 static inline bool

@@ -5,11 +5,12 @@
  *	  memory.
  *
  * Counted with atomics when it happens, in transactions that roll back later
- * too.  The memory is taken on first use, so no shared_preload_libraries are
- * needed.  Where the main segment has none left (before 17), nothing is
- * counted and nothing fails; from 17 on a server that is out of dynamic shared
- * memory says so (53200), as for any use of it, and the next call tries again.  A
- * restart of the server, a crash included, begins at zero and says when.
+ * too.  From 17 on the memory is taken on first use; a server that is out of
+ * dynamic shared memory says so then (53200), as for any use of it, and the
+ * next call tries again.  15 and 16 give memory only while the server starts:
+ * there the library must be in shared_preload_libraries, and without that
+ * nothing is counted and nothing fails.  A restart of the server, a crash
+ * included, begins at zero and says when.
  *
  * Portions Copyright (c) 2026, the idempotency developers
  *
@@ -43,6 +44,9 @@ typedef enum StatsCounter
 } StatsCounter;
 
 #define STATS_COUNTERS (STATS_CORRECTED + 1)
+
+/* For _PG_init: asks for the memory where that must be done at the start. */
+extern void stats_init(void);
 
 extern void stats_count(StatsCounter counter, int64 n);
 

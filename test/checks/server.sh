@@ -3,13 +3,15 @@
 # A server that is thrown away, and the counting, for the programs of this folder. Sourced; not executable, so that
 # script/test passes over it.
 #
-# PG_CONFIG names an installation with the extension in it; the server refuses to run as root. A program ends with
-# "exit" whenever it likes: the last line is "N passed, N failed" on every way out, and a way out that nobody planned is
+# PG_CONFIG names an installation with the extension in it, and TEMP_CONFIG a file of settings with which its servers find
+# the extension where it is elsewhere; the server refuses to run as root. A program ends with "exit" whenever it likes: the last line is "N passed, N failed" on every way out, and a way out that nobody planned is
 # a failure.
 
 # shellcheck disable=SC2034	# used by the programs that source this file
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 BIN=$("${PG_CONFIG:-pg_config}" --bindir) || exit 1
+# shellcheck source=script/settings.sh
+. "$TOP/script/settings.sh"
 # What the caller has set for a server of his own must not reach ours.
 unset "${!PG@}"
 PG_CONFIG=$BIN/pg_config
@@ -19,7 +21,7 @@ PIDS=()
 BASE=$(mktemp -d /tmp/idempotency-check.XXXXXX) || exit 1
 
 conclude() {
-	local pid
+	local status=$? pid
 	trap '' INT TERM HUP
 	for pid in "${PIDS[@]}"; do
 		kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null
@@ -29,6 +31,7 @@ conclude() {
 	[ "$PLANNED" != skipped ] || { printf 'skipped: %s\n' "$SKIPPED"; exit 0; }
 	[ -n "$PLANNED" ] || FAILED=$((FAILED + 1))
 	printf '\n%d passed, %d failed\n' "$PASSED" "$FAILED"
+	[ "$status" -le 128 ] || exit "$status"		# a signal's
 	if [ "$FAILED" = 0 ] && [ "$PASSED" -gt 0 ]; then exit 0; else exit 1; fi
 }
 trap conclude EXIT
@@ -68,7 +71,12 @@ start_server() {	# lines for postgresql.conf…
 	"$BIN/initdb" -D "$BASE/data" -A trust -U postgres -E UTF8 --no-sync >"$BASE/initdb.log" 2>&1 ||
 		{ tail -n 20 "$BASE/initdb.log"; exit 1; }
 	printf '%s\n' "listen_addresses = '${LISTEN:+127.0.0.1}'" "port = $PGPORT" "unix_socket_directories = '$BASE'" "fsync = off" \
-		"max_prepared_transactions = 20" "$@" >>"$BASE/data/postgresql.conf"
+		"max_prepared_transactions = 20" >>"$BASE/data/postgresql.conf"
+	{
+		[ -z "${TEMP_CONFIG-}" ] || cat "$TEMP_CONFIG"
+		[ -n "${NO_PRELOAD-}" ] || preload_settings "$PG_CONFIG"
+		[ $# = 0 ] || printf '%s\n' "$@"
+	} >>"$BASE/data/postgresql.conf"
 	"$BIN/pg_ctl" -s -w -D "$BASE/data" -l "$BASE/server.log" start ||
 		{ tail -n 20 "$BASE/server.log"; exit 1; }
 }

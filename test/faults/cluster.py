@@ -148,6 +148,10 @@ class Cluster:
     def configure(self, name):
         with open(f"{self.data(name)}/postgresql.auto.conf", "a") as conf:
             conf.write(SETTINGS.format(socket=f"{self.folder}/{name}", name=name))
+            # Where the extension is, if it is elsewhere.
+            if os.environ.get("TEMP_CONFIG"):
+                with open(os.environ["TEMP_CONFIG"]) as settings:
+                    conf.write(settings.read())
 
     def start_server(self, name):
         self.run("pg_ctl", "-s", "-w", "-t", "120", "-D", self.data(name), "-l", f"{self.folder}/{name}.log", "start")
