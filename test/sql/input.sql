@@ -4,7 +4,7 @@
 \set setup :dir '/setup.sql'
 \i :setup
 BEGIN;
-SELECT plan(145);
+SELECT no_plan();
 
 -- A transaction at work, which must not notice any of what follows.
 SELECT is(outcome, 'started', 'an attempt under way') FROM idempotent_begin('bystander', 'k', '{"a": 1}');
@@ -19,12 +19,16 @@ INSERT INTO calls VALUES
 	('idempotent_release(%s, %s)'),
 	('idempotent_checkpoint(%s, %s, 1, ''c'')'),
 	('idempotent_call(%s, %s, ''SELECT 1'')'),
+	('idempotent_park(%s, %s, 1, ''e'')'),
+	('idempotent_retry(%s, %s, ''1 min'')'),
+	('idempotent_resolve(%s, %s, ''reason'')'),
+	('idempotent_derive(%s, %s, ''step'')'),
 	('idempotent_lookup(%s, %s)'),
 	('idempotent_forget(%s, %s)');
 SELECT is_empty(
 	$$SELECT p.proname FROM pg_proc p
 	  WHERE p.pronamespace = 'public'::regnamespace AND p.proname LIKE 'idempotent\_%'
-		AND p.proargnames @> ARRAY['scope', 'key'] AND NOT EXISTS (SELECT FROM calls WHERE call LIKE p.proname || '(%')$$,
+		AND p.proargnames[1:2] = ARRAY['scope', 'key'] AND NOT EXISTS (SELECT FROM calls WHERE call LIKE p.proname || '(%')$$,
 	'every function that takes scope and key is tried here');
 SELECT throws_ok('SELECT ' || format(call, 'NULL', '''k'''), 'IK400', NULL, format(call, 'NULL', '''k''')) FROM calls;
 SELECT throws_ok('SELECT ' || format(call, '''''', '''k'''), 'IK400', NULL, format(call, '''''', '''k''')) FROM calls;
@@ -33,7 +37,7 @@ SELECT throws_ok('SELECT ' || format(call, 'repeat(''s'', 1025)', '''k'''), 'IK4
 SELECT throws_ok('SELECT ' || format(call, '''s''', 'NULL'), 'IK400', NULL, format(call, '''s''', 'NULL')) FROM calls;
 SELECT throws_ok('SELECT ' || format(call, '''s''', ''''''), 'IK400', NULL, format(call, '''s''', '''''')) FROM calls;
 SELECT throws_ok('SELECT ' || format(call, '''s''', 'repeat(''k'', 256)'), 'IK400', NULL,
-	format(call, '''s''', '256 characters')) FROM calls;
+	format(call, '''s''', '256 characters')) FROM calls WHERE call ~ '_(begin|try_begin|call|resolve)\(';
 SELECT throws_ok('SELECT ' || format(call, 'NULL', 'NULL'), 'IK400', NULL, format(call, 'NULL', 'NULL')) FROM calls;
 
 -- Arguments of begin and try_begin.
@@ -49,6 +53,7 @@ INSERT INTO arguments VALUES
 	('retention => ''178000000 years'''),
 	('lease => ''0'''),
 	('lease => ''-1 microsecond'''),
+	('lease => ''31 days'''),
 	('lease => ''106751991 days'''),
 	('lease => ''1 min'', retention => ''106751991 days'''),
 	('first_sent => ''infinity'''),
@@ -69,7 +74,38 @@ SELECT throws_ok('SELECT ' || call, 'IK400', NULL, call) FROM (VALUES
 	($$idempotent_release('bystander', 'l', attempt => 1, retry_after => '106751991 days')$$),
 	($$idempotent_checkpoint('bystander', 'l', NULL, 'c')$$),
 	($$idempotent_checkpoint('bystander', 'l', 0, 'c')$$),
-	($$idempotent_checkpoint('bystander', 'l', 1, NULL)$$),
+	($$idempotent_checkpoint('bystander', 'l', 1, '')$$),
+	($$idempotent_checkpoint('bystander', 'l', 1, state => '1')$$),
+	($$idempotent_checkpoint('bystander', 'l', 1, 'c', lease => '31 days')$$),
+	($$idempotent_release('bystander', 'l', 1, retry_after => '31 days')$$),
+	($$idempotent_release('bystander', 'l', 1, reset => NULL)$$),
+	($$idempotent_finish('bystander', 'k', body => '\x00', body_text => 'x')$$),
+	($$idempotent_finish('bystander', 'k', retention => '0')$$),
+	($$idempotent_park('bystander', 'l', NULL, 'e')$$),
+	($$idempotent_park('bystander', 'l', 0, 'e')$$),
+	($$idempotent_park('bystander', 'l', 1, NULL)$$),
+	($$idempotent_retry('bystander', 'l', NULL)$$),
+	($$idempotent_retry('bystander', 'l', '31 days')$$),
+	($$idempotent_resolve('s', 'k', NULL)$$),
+	($$idempotent_resolve('s', 'k', '')$$),
+	($$idempotent_resolve('s', 'k', 'r', attempt => 0)$$),
+	($$idempotent_resolve('s', 'k', 'r', correct => NULL)$$),
+	($$idempotent_resolve('s', 'k', 'r', retention => '-1 s')$$),
+	($$idempotent_resolve('s', 'k', 'r', body => '\x00', body_text => 'x')$$),
+	($$idempotent_derive('s', 'k', NULL)$$),
+	($$idempotent_derive('s', 'k', '')$$),
+	($$idempotent_reconcile(NULL, 'step', now())$$),
+	($$idempotent_reconcile('{}', 'step', now())$$),
+	($$idempotent_reconcile('1', 'step', now())$$),
+	($$idempotent_reconcile('[1]', 'step', now())$$),
+	($$idempotent_reconcile('[{"ok": true}]', 'step', now())$$),
+	($$idempotent_reconcile('[{"key": 1, "ok": true}]', 'step', now())$$),
+	($$idempotent_reconcile('[{"key": "k", "ok": "yes"}]', 'step', now())$$),
+	($$idempotent_reconcile('[]', NULL, now())$$),
+	($$idempotent_reconcile('[]', 'step', NULL)$$),
+	($$idempotent_forget_scope(NULL)$$),
+	($$idempotent_forget_scope('s', 0)$$),
+	($$idempotent_forget_scope('s', NULL)$$),
 	($$idempotent_checkpoint('bystander', 'l', 1, 'c', lease => '0')$$),
 	($$idempotent_checkpoint('bystander', 'l', 1, 'c', lease => '-1 day')$$),
 	($$idempotent_checkpoint('bystander', 'l', 1, 'c', lease => '106751991 days')$$),
@@ -133,7 +169,7 @@ SELECT lives_ok(
 SELECT results_eq('SELECT key FROM idempotency_keys ORDER BY key', $$VALUES ('full'), ('unlimited')$$, 'no key is left');
 SELECT results_eq('SELECT key, attempt, checkpoint, retry_at FROM idempotency_claims',
 	$$VALUES ('l', 1, NULL::text, NULL::timestamptz)$$, 'no claim is left, and the one there is untouched');
-SELECT is(pg_temp.locks(), 4::bigint, 'no lock is left but those of the two attempts and the two keys');
+SELECT is(pg_temp.locks(), 6::bigint, 'no lock is left but those of the attempts, finished or released');
 SELECT is(outcome, 'in_progress', 'the attempt is still there') FROM idempotent_lookup('bystander', 'k');
 SELECT is(idempotent_finish('bystander', 'k', '"done"'), '"done"', 'and can be finished');
 SELECT is(idempotent_finish('bystander', 'l', '"done"', attempt => 1), '"done"', 'and so can the lease');

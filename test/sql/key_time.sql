@@ -4,7 +4,7 @@
 \set setup :dir '/setup.sql'
 \i :setup
 BEGIN;
-SELECT plan(83);
+SELECT no_plan();
 CREATE FUNCTION pg_temp.millis(t timestamptz) RETURNS bigint LANGUAGE sql AS $$ SELECT floor(extract(epoch FROM t) * 1000)::bigint $$;
 CREATE FUNCTION pg_temp.uuid7(t timestamptz) RETURNS text LANGUAGE sql AS $$
 	SELECT substr(h, 1, 8) || '-' || substr(h, 9, 4) || '-7abc-8def-0123456789ab' FROM lpad(to_hex(pg_temp.millis(t)), 12, '0') h
@@ -54,8 +54,8 @@ SELECT is(outcome, 'expired', 'which changes nothing') FROM idempotent_try_begin
 SELECT is(outcome, 'started', 'a new request starts') FROM idempotent_try_begin('sent', 'k', '1', first_sent => now());
 
 -- A claim is found as well.
-INSERT INTO idempotency_claims (id, scope, key, attempt, retention, lease, first_seen_at, claimed_at, lease_until) SELECT
-	pg_temp.id_of('sent', key), 'sent', key, 1, '1 day', '1 min', now() - interval '2 days', now() - interval '2 days', lease_until
+INSERT INTO idempotency_claims (id, scope, key, attempt, max_attempts, retention, lease, first_seen_at, claimed_at, lease_until) SELECT
+	pg_temp.id_of('sent', key), 'sent', key, 1, 10, '1 day', '1 min', now() - interval '2 days', now() - interval '2 days', lease_until
 	FROM (VALUES ('live', now() + interval '1 hour'), ('ended', now())) v(key, lease_until);
 SELECT is(outcome, 'in_progress', 'a live claim') FROM idempotent_try_begin('sent', 'live', first_sent => now() - interval '2 days');
 SELECT is(outcome, 'recovered', 'an ended claim') FROM idempotent_try_begin('sent', 'ended', first_sent => now() - interval '2 days');
@@ -67,18 +67,20 @@ SELECT is(outcome, 'started', 'off: a future UUIDv7') FROM idempotent_try_begin(
 
 SET LOCAL idempotency.key_time = on;
 SELECT is(outcome, want, format('a %s made %s ago', kind, ago))
-FROM (VALUES ('0', 'started'), ('23 hours 59 min', 'started'), ('24 hours 1 s', 'expired'), ('50 years', 'expired'), ('-50 s', 'started')) v(ago, want),
+FROM (VALUES ('0', 'started'), ('23 hours 59 min', 'started'), ('24 hours 1 s', 'expired'), ('9 years', 'expired'), ('50 years', 'started'), ('-50 s', 'started')) v(ago, want),
 	(VALUES ('UUIDv7'), ('ULID')) k(kind),
 	idempotent_try_begin('kinds', CASE kind WHEN 'ULID' THEN pg_temp.ulid(now() - ago::interval) ELSE pg_temp.uuid7(now() - ago::interval) END)
 ORDER BY kind COLLATE "C", ago COLLATE "C";
 SELECT is(outcome, 'expired', 'in either case: ' || key)
 FROM (VALUES ('017F22E2-79B0-7CC3-98C4-DC0C0C07398F'), ('017f22e2-79b0-7cc3-98c4-dc0c0c07398f'), ('01arz3ndektsv4rrffq69g5fav'),
-	('00000000-0000-7000-8000-000000000000'), ('00000000-0000-7000-bfff-ffffffffffff'), ('00000000000000000000000000')) v(key),
+	('01B3ZZZZZZZZZZZZZZZZZZZZZZ')) v(key),
 	idempotent_try_begin('case', key);
-SELECT throws_ok(format('SELECT idempotent_try_begin(''future'', %L)', key), 'IK400', NULL, 'from the future: ' || what)
+SELECT is(outcome, 'started', 'a key''s own time refuses nobody for being ahead: ' || what)
 FROM (VALUES ('a UUIDv7', pg_temp.uuid7(clock_timestamp() + interval '70 s')), ('a ULID', pg_temp.ulid(clock_timestamp() + interval '70 s')),
-	('the last UUIDv7', 'ffffffff-ffff-7fff-bfff-ffffffffffff'), ('the last ULID', '7ZZZZZZZZZZZZZZZZZZZZZZZZZ')) v(what, key);
-SELECT throws_ok($$SELECT idempotent_begin('future', pg_temp.uuid7(clock_timestamp() + interval '1 day'))$$, 'IK400', NULL, 'begin raises it too');
+	('the last UUIDv7', 'ffffffff-ffff-7fff-bfff-ffffffffffff'), ('the last ULID', '7ZZZZZZZZZZZZZZZZZZZZZZZZZ'), ('an order number', '20261126010500123456789012'),
+	('another', '00000000000000000000000042'), ('the first UUIDv7', '00000000-0000-7000-8000-000000000000')) v(what, key),
+	idempotent_try_begin('future', key);
+SELECT is(outcome, 'started', 'nor from begin') FROM idempotent_begin('future', pg_temp.uuid7(clock_timestamp() + interval '1 day'));
 SELECT throws_ok($$SELECT idempotent_begin('kinds', pg_temp.uuid7(now() - interval '2 days'))$$, 'IK412', NULL, 'begin raises an old one');
 SELECT is(outcome, 'started', 'retention counts') FROM idempotent_begin('kinds', pg_temp.uuid7(now() - interval '2 days'), retention => '3 days');
 
@@ -107,12 +109,12 @@ SELECT is((SELECT count(*) FROM idempotent_begin_many('many', ARRAY[pg_temp.uuid
 SELECT is(idempotent_finish_many('many', ARRAY[pg_temp.uuid7(now()), pg_temp.ulid(now()), 'no time']), 3::bigint, 'is finished');
 SELECT throws_ok(format('SELECT idempotent_begin_many(%L, %L)', 'many', ARRAY['other', key]), 'IK412', NULL, 'an old key in a batch is refused')
 	FROM (VALUES (pg_temp.uuid7(now() - interval '2 days')), (pg_temp.ulid(now() - interval '2 days'))) old(key);
-SELECT throws_ok(format('SELECT idempotent_begin_many(%L, %L)', 'many', ARRAY['other', key]), 'IK400', NULL, 'one from the future too')
+SELECT is((SELECT count(*) FROM idempotent_begin_many('future', ARRAY[key])), 1::bigint, 'one from the future is not')
 	FROM (VALUES (pg_temp.uuid7(now() + interval '2 days')), (pg_temp.ulid(now() + interval '2 days'))) new(key);
 SELECT is((SELECT count(*) FROM idempotent_begin_many('many', ARRAY[pg_temp.uuid7(now() - interval '2 days')], '3 days')), 1::bigint,
 	'not with a longer retention');
 SELECT is(idempotent_finish_many('many', ARRAY[pg_temp.uuid7(now() - interval '2 days')]), 1::bigint, 'which is finished');
-SET LOCAL idempotency.retention = '1 hour';
+SET LOCAL idempotency.retention = '1h';
 SELECT is((SELECT count(*) FROM idempotent_begin_many('many', ARRAY[pg_temp.uuid7(now() - interval '2 days')])), 0::bigint,
 	'and known from then on, however short the retention');
 RESET idempotency.retention;

@@ -132,7 +132,7 @@ SELECT lives_ok($$SELECT idempotent_begin('length', k, to_jsonb(k)), idempotent_
 SELECT is_empty(
 	$$SELECT n FROM generate_series(1, 255) n, repeat('k', n) k
 	  WHERE NOT EXISTS (SELECT FROM idempotency_keys
-		WHERE id = encode(substr(sha256(int8send(6) || convert_to('length' || k, 'UTF8')), 1, 16), 'hex')::uuid
+		WHERE id = pg_temp.id_of('length', k)
 			AND fingerprint = '\x01' || sha256('"' || int4send(n) || convert_to(k, 'UTF8')))$$,
 	'id and fingerprint are the SHA-256 that the server computes');
 

@@ -58,9 +58,14 @@ COMMIT;
 
 -- Expired keys, and claims.
 BEGIN;
-SELECT is(pg_temp.begin_many('{x,y}', '1 microsecond'), '{x,y}', 'a short retention');
-SELECT is(idempotent_finish_many('many', '{x,y}'), 2::bigint, 'finished');
+SELECT is(pg_temp.begin_many('{x,y}'), '{x,y}', 'two keys');
+SELECT is(idempotent_finish_many('many', '{x,y}'), 2::bigint, 'are finished');
 COMMIT;
+UPDATE idempotency_keys SET expires_at = now() WHERE key IN ('x', 'y');
+BEGIN;
+SELECT is(pg_temp.begin_many('{soon}', '1 microsecond'), '{soon}', 'a retention that is shorter than its transaction');
+SELECT throws_ok($$SELECT idempotent_finish_many('many', '{soon}')$$, 'IK500', NULL, 'cannot be finished');
+ROLLBACK;
 BEGIN;
 SELECT is(pg_temp.begin_many('{a,x,y,z}'), '{x,y,z}', 'expired keys count as absent');
 SELECT is(pg_temp.locks(), 3::bigint, 'and the one that is replayed keeps no lock');
@@ -69,6 +74,11 @@ COMMIT;
 SELECT is(pg_temp.begin_many('{x,y,z}'), '{}', 'and are honoured again');
 SELECT is(outcome, 'started', 'a claim') FROM idempotent_begin('many', 'leased', lease => '1 min');
 SELECT throws_ok($$SELECT idempotent_begin_many('many', '{leased,new}')$$, 'IK409', NULL, 'a key under lease is refused');
+SELECT is(idempotent_release('many', 'leased', 1, reset => true), true, 'reset');
+SELECT throws_ok($$SELECT idempotent_begin_many('many', '{leased}')$$, 'IK409', NULL, 'and so is a counter');
+SELECT is(outcome || attempt, 'started2', 'a claim') FROM idempotent_begin('many', 'leased', lease => '1 min');
+SELECT is(idempotent_park('many', 'leased', 2, 'unknown'), true, 'parked');
+SELECT throws_ok($$SELECT idempotent_begin_many('many', '{leased}')$$, 'IK423', NULL, 'is refused as such');
 SELECT is(idempotent_forget('many', 'leased'), true, 'and forgotten');
 
 -- What has been begun is not finished yet.

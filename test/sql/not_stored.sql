@@ -1,10 +1,10 @@
--- A finish that stored nothing is an error, and a conflict in a partition is one like any other.
+-- A statement on our tables that a trigger or a rule has emptied is an error, not a conflict to be tried again.
 \set ECHO none
 \getenv dir PG_ABS_SRCDIR
 \set setup :dir '/setup.sql'
 \i :setup
 BEGIN;
-SELECT plan(12);
+SELECT plan(13);
 CREATE FUNCTION suppress() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
 CREATE TRIGGER suppress BEFORE INSERT ON idempotency_keys FOR EACH ROW EXECUTE FUNCTION suppress();
 SELECT is(outcome, 'started', 'begun') FROM idempotent_begin('s', 'trigger');
@@ -24,12 +24,12 @@ SELECT throws_ok($$SELECT idempotent_finish('s', 'rule')$$, '0A000', NULL, 'and 
 SELECT is(idempotent_release('s', 'rule'), true, 'the attempt is still open');
 DROP RULE nothing ON idempotency_keys;
 
-ALTER TABLE idempotency_keys RENAME TO idempotency_keys_heap;
-CREATE TABLE idempotency_keys (LIKE idempotency_keys_heap INCLUDING DEFAULTS, PRIMARY KEY (id)) PARTITION BY HASH (id);
-CREATE TABLE part_of_keys PARTITION OF idempotency_keys FOR VALUES WITH (MODULUS 1, REMAINDER 0);
-SELECT is(outcome, 'started', 'begun') FROM idempotent_begin('s', 'partition');
+-- An expired row whose removal a trigger suppresses.
 INSERT INTO idempotency_keys (id, scope, key, attempt, first_seen_at, finished_at, expires_at)
-	VALUES (pg_temp.id_of('s', 'partition'), 's', 'partition', 1, now(), now(), now() + interval '1 day');
-SELECT throws_ok($$SELECT idempotent_finish('s', 'partition')$$, '40001', NULL, 'a conflict in a partition is a 40001');
+	VALUES (pg_temp.id_of('s', 'expired'), 's', 'expired', 1, now(), now(), now());
+CREATE TRIGGER suppress BEFORE DELETE ON idempotency_keys FOR EACH ROW EXECUTE FUNCTION suppress();
+SELECT is(outcome, 'started', 'begun on an expired key') FROM idempotent_begin('s', 'expired');
+SELECT throws_ok($$SELECT idempotent_finish('s', 'expired')$$, '09000', NULL, 'a trigger that keeps the expired row fails finish');
+SELECT throws_ok($$SELECT idempotent_forget('s', 'expired')$$, '09000', NULL, 'and forget');
 -- No finish(): pgTAP's own count is rolled back with the rest.
 ROLLBACK;

@@ -17,7 +17,8 @@ SELECT outcome FROM idempotent_begin('2pc', 'k', '1');
 SELECT idempotent_finish('2pc', 'k', '"answer"');
 PREPARE TRANSACTION 'idempotency_prepare';
 SELECT is(pg_temp.locks(), 0::bigint, 'prepared: the session holds the lock no more');
-SELECT is((SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 30163 AND pid IS NULL), 1::bigint,
+SELECT is((SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 30163 AND pid IS NULL
+	AND database = (SELECT oid FROM pg_database WHERE datname = current_database())), 1::bigint,
 	'the prepared transaction does');
 SELECT is(outcome, 'in_progress', 'for everyone else it is in progress') FROM idempotent_try_begin('2pc', 'k');
 SELECT is(outcome, 'in_progress', 'lookup says so too') FROM idempotent_lookup('2pc', 'k');

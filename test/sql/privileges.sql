@@ -17,9 +17,9 @@ CREATE TEMP VIEW types AS SELECT t.* FROM pg_type t JOIN objects ON classid = 'p
 -- Enumerated from the catalogs.
 SELECT cmp_ok(count(*), '>=', 10::bigint, 'there are functions to look at') FROM functions;
 SELECT cmp_ok(count(*), '>=', 3::bigint, 'and tables and a view') FROM relations WHERE relkind IN ('r', 'v');
-SELECT is_empty($$SELECT proname FROM functions WHERE provolatile <> 'v'$$, 'every function is VOLATILE: all of them read the clock, a random number or a lock');
+SELECT results_eq($$SELECT proname::text COLLATE "default" FROM functions WHERE provolatile <> 'v'$$, $$VALUES ('idempotent_derive')$$, 'every function is VOLATILE but the one that computes: all others read the clock, a random number or a lock');
 SELECT results_eq($$SELECT proname::text COLLATE "default", proparallel::text FROM functions WHERE proparallel <> 'u' ORDER BY proname$$,
-	$$VALUES ('idempotent_backoff', 'r'), ('idempotent_stats', 's'), ('idempotent_stats_reset', 's')$$,
+	$$VALUES ('idempotent_backoff', 'r'), ('idempotent_derive', 's'), ('idempotent_stats', 's'), ('idempotent_stats_reset', 'r')$$,
 	'no function that reads or writes a key may run in a parallel worker');
 SELECT is_empty($$SELECT proname FROM functions WHERE proisstrict$$, 'none is STRICT: a NULL key is an error, not a NULL answer');
 SELECT is_empty($$SELECT proname FROM functions WHERE prosecdef$$, 'none is SECURITY DEFINER');
@@ -44,7 +44,7 @@ SELECT is_empty($$SELECT proname FROM functions, aclexplode(proacl) a WHERE a.gr
 	'nothing at all is to PUBLIC');
 SELECT is_empty($$SELECT typname FROM types, aclexplode(coalesce(typacl, acldefault('T', typowner))) a WHERE a.grantee <> typowner AND typtype = 'c'$$,
 	'no type is');
-SELECT is_empty($$SELECT what FROM objects WHERE what !~ '^(function|table|view|type|composite type) ' AND what !~ 'idempoten'$$,
+SELECT is_empty($$SELECT what FROM objects WHERE what !~ '^(function|table|sequence|view|type|composite type) ' AND what !~ 'idempoten'$$,
 	'there are no other objects');
 
 -- Even where the default privileges grant all.

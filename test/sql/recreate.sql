@@ -78,8 +78,8 @@ SELECT is(outcome, 'started', 'and begun again') FROM idempotent_begin('s', 'ope
 SELECT is(idempotent_finish('s', 'open'), NULL, 'and finished');
 
 -- The tables changed under the plans.
-ALTER TABLE idempotency_keys ADD COLUMN note text DEFAULT 'n', ALTER COLUMN key TYPE varchar(1000);
-SELECT is(pg_temp.whole_course('altered'), :'course', 'a column more and another type are no matter');
+ALTER TABLE idempotency_keys ADD COLUMN note text DEFAULT 'n';
+SELECT is(pg_temp.whole_course('altered'), :'course', 'a column more is no matter');
 ALTER TABLE idempotency_keys DROP COLUMN note;
 SELECT is(pg_temp.whole_course('altered again'), :'course', 'nor a column less');
 DROP INDEX idempotency_keys_expires_at_idx;

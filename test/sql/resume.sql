@@ -11,10 +11,10 @@ $$;
 SELECT plan(38);
 -- A claim at its third attempt that fell due so long ago: its lease has ended, or its release set the time.
 CREATE FUNCTION pg_temp.put(scope text, key text, due interval, released boolean DEFAULT false) RETURNS text LANGUAGE sql AS $$
-	INSERT INTO idempotency_claims (id, scope, key, request, attempt, checkpoint, state, last_error, retention, lease,
+	INSERT INTO idempotency_claims (id, scope, key, request, attempt, checkpoint, state, last_error, max_attempts, retention, lease,
 			first_seen_at, claimed_at, lease_until, retry_at)
 		SELECT pg_temp.id_of(scope, key), scope, key, to_jsonb('request ' || key), 3, 'checkpoint ' || key, to_jsonb('state ' || key),
-			CASE WHEN released THEN 'error ' || key END, '1 day', '1 min', now() - interval '2 hours', now() - interval '2 hours',
+			CASE WHEN released THEN 'error ' || key END, 10, '1 day', '1 min', now() - interval '2 hours', now() - interval '2 hours',
 			CASE WHEN released THEN now() - interval '1 hour' ELSE now() - due END,
 			CASE WHEN released THEN now() - due END
 		RETURNING 'put'
