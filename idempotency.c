@@ -862,8 +862,8 @@ idempotent_backoff(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_IDEMPOTENCY_BAD_REQUEST),
 				 errmsg("jitter must be between 0 and 1")));
 	delay = rules_backoff(get_count(fcinfo, 0, "attempt"),
-							get_timespan(fcinfo, 1, "base", 1, PG_INT64_MAX, 0),
-							get_timespan(fcinfo, 2, "cap", 1, PG_INT64_MAX, 0));
+						  get_timespan(fcinfo, 1, "base", 1, PG_INT64_MAX, 0),
+						  get_timespan(fcinfo, 2, "cap", 1, PG_INT64_MAX, 0));
 	if (jitter > 0)
 		delay -= (int64) (delay * jitter *
 						  pg_prng_double(&pg_global_prng_state));

@@ -29,7 +29,8 @@ typedef struct Attempt
 	bool		under_lease;	/* the claim has the rest */
 	bool		row_inserted_at_begin;	/* a batch's */
 	bool		delete_expired_first;	/* finish replaces an expired row */
-	int32		claim_no;		/* of the claim or counter that finish deletes, or 0 */
+	int32		claim_no;		/* of the claim or counter that finish
+								 * deletes, or 0 */
 	Fingerprint fingerprint;
 	TimestampTz first_seen_at;
 	int64		retention;

@@ -18,7 +18,8 @@ typedef struct Resolution
 	KeyName		name;
 	text	   *reason;
 	Response	response;
-	int64		retention;		/* microseconds; 0: the claim's, or the setting's */
+	int64		retention;		/* microseconds; 0: the claim's, or the
+								 * setting's */
 	int32		attempt_no;		/* what the caller saw; 0: not given */
 	bool		correct;		/* may a finished key's answer be replaced? */
 } Resolution;

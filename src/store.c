@@ -18,6 +18,7 @@
 #include "utils/uuid.h"
 
 #include "store.h"
+#include "store_conflict.h"
 #include "store_frame.h"
 #include "store_table.h"
 

@@ -19,24 +19,9 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "store_conflict.h"
 #include "store_frame.h"
 #include "store_table.h"
-
-Relation
-store_lock_table(Oid schema, const char *table, LOCKMODE lockmode)
-{
-	Oid			relid = get_relname_relid(table, schema);
-	Relation	rel;
-
-	/* Locking also reads the invalidations that plans depend on. */
-	rel = OidIsValid(relid) ? try_table_open(relid, lockmode) : NULL;
-	if (rel == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("table \"%s\" of extension \"idempotency\" does not exist", table),
-				 errhint("Create the extension anew; its functions and tables belong in one schema.")));
-	return rel;
-}
 
 static void
 set_in_frame(const char *setting, const char *value)
@@ -184,67 +169,6 @@ store_plan(StoreFrame *frame, StorePlan *plan)
 }
 
 void
-store_report_conflict(void)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("could not serialize access to an idempotency key due to a concurrent change"),
-			 errhint("Retry the transaction with the same key.")));
-}
-
-/*
- * Is the error a violation of our table's primary key?  Others (of an index
- * that a user has added, of a trigger's own tables) are theirs.  Their names
- * were fetched before the error: the catalogs cannot be read now.
- */
-static bool
-is_duplicate_id(const ErrorData *edata, const StoreFrame *frame,
-				const char *primary_key_name)
-{
-	if (edata->sqlerrcode != ERRCODE_UNIQUE_VIOLATION ||
-		primary_key_name == NULL || edata->constraint_name == NULL ||
-		strcmp(edata->constraint_name, primary_key_name) != 0)
-		return false;
-	return frame == NULL ||
-		(edata->schema_name != NULL && edata->table_name != NULL &&
-		 strcmp(edata->schema_name, frame->schema_name) == 0 &&
-		 strcmp(edata->table_name, store_tables[frame->table].name) == 0);
-}
-
-/*
- * Convert a unique violation on our primary key into a serialization failure.
- * The key's lock serializes writers that use this extension, so a duplicate
- * can only come from elsewhere (a manual INSERT, logical replication).
- * Retrying the transaction resolves it, and the caller need not know about
- * the index.
- */
-void
-store_rethrow_conflict(MemoryContext caller, const StoreFrame *frame,
-					   const char *primary_key_name)
-{
-	ErrorData  *edata;
-
-	if (geterrcode() != ERRCODE_UNIQUE_VIOLATION &&
-		geterrcode() != ERRCODE_T_R_SERIALIZATION_FAILURE)
-		PG_RE_THROW();
-
-	MemoryContextSwitchTo(caller);
-	edata = CopyErrorData();
-	FlushErrorState();
-	if (edata->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
-	{
-		if (!is_duplicate_id(edata, frame, primary_key_name))
-			ReThrowError(edata);
-		edata->sqlerrcode = ERRCODE_T_R_SERIALIZATION_FAILURE;
-		edata->message = pstrdup("could not serialize access to an idempotency key due to a concurrent change");
-		edata->detail = NULL;
-	}
-	if (edata->hint == NULL)
-		edata->hint = pstrdup("Retry the transaction with the same key.");
-	ReThrowError(edata);
-}
-
-void
 store_execute(StoreFrame *frame, StorePlan *plan, Datum *values,
 			  const char *nulls, int expected)
 {
@@ -261,7 +185,9 @@ store_execute(StoreFrame *frame, StorePlan *plan, Datum *values,
 	PG_CATCH();
 	{
 		plan->executing--;
-		store_rethrow_conflict(frame->caller, frame, frame->primary_key_name);
+		store_rethrow_conflict(frame->caller, frame->schema_name,
+							   store_tables[frame->table].name,
+							   frame->primary_key_name);
 	}
 	PG_END_TRY();
 	plan->executing--;

@@ -55,14 +55,6 @@ typedef struct StoreFrame
 	int			nestlevel;
 } StoreFrame;
 
-/*
- * Lock a table of the extension, or fail; the caller closes it.  A snapshot
- * that is to show the rows must be taken after this: a rewrite by ALTER TABLE
- * hides them from older ones.
- */
-extern Relation store_lock_table(Oid schema, const char *table,
-								 LOCKMODE lockmode);
-
 /* Lock and check the table, become its owner, and take a fresh snapshot. */
 extern void store_enter(StoreFrame *frame, Oid schema, StoreTableNo table,
 						LOCKMODE lockmode);
@@ -97,18 +89,6 @@ extern void store_update_by_sql(Oid schema, StoreTableNo table,
  * somebody else must have changed it.
  */
 pg_noreturn extern void store_report_not_written(const StoreFrame *frame);
-
-/* Fail with 40001, and the hint to retry. */
-pg_noreturn extern void store_report_conflict(void);
-
-/*
- * To be called where an error of a write to the table was caught: throws it
- * again, a conflict as 40001 with a hint.  Without a frame, nothing but a write
- * to our table can have raised the error.
- */
-pg_noreturn extern void store_rethrow_conflict(MemoryContext caller,
-											   const StoreFrame *frame,
-											   const char *primary_key_name);
 
 /*
  * Column col of a row that the frame's statement returned: by value, or

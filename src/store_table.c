@@ -39,7 +39,7 @@
 
 #include "citus.h"
 #include "compat.h"
-#include "store_frame.h"
+#include "store_conflict.h"
 #include "store_table.h"
 
 /* Of each table whose shape matters, what is known, and the memory for it. */
@@ -268,6 +268,22 @@ open_known(StoreTable *table, const StoreFacts *facts, Oid schema,
 	return false;
 }
 
+Relation
+store_lock_table(Oid schema, const char *table, LOCKMODE lockmode)
+{
+	Oid			relid = get_relname_relid(table, schema);
+	Relation	rel;
+
+	/* Locking also reads the invalidations that plans depend on. */
+	rel = OidIsValid(relid) ? try_table_open(relid, lockmode) : NULL;
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table \"%s\" of extension \"idempotency\" does not exist", table),
+				 errhint("Create the extension anew; its functions and tables belong in one schema.")));
+	return rel;
+}
+
 void
 store_table_open(StoreTable *table, Oid schema, StoreTableNo no,
 				 LOCKMODE lockmode)
@@ -478,7 +494,7 @@ store_table_insert(const StoreTable *table, const StoreRow *row)
 	}
 	PG_CATCH();
 	{
-		store_rethrow_conflict(caller, NULL,
+		store_rethrow_conflict(caller, NULL, NULL,
 							   NameStr(table->facts->primary_key_name));
 	}
 	PG_END_TRY();

@@ -53,6 +53,14 @@ typedef struct StoreTable
 	const StoreFacts *facts;
 } StoreTable;
 
+/*
+ * Lock a table of the extension, or fail; the caller closes it.  A snapshot
+ * that is to show the rows must be taken after this: a rewrite by ALTER TABLE
+ * hides them from older ones.
+ */
+extern Relation store_lock_table(Oid schema, const char *table,
+								 LOCKMODE lockmode);
+
 /* Open and lock a table of the extension in this schema, or fail. */
 extern void store_table_open(StoreTable *table, Oid schema, StoreTableNo no,
 							 LOCKMODE lockmode);
