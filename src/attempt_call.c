@@ -19,98 +19,61 @@
 #include "errors.h"
 #include "stats.h"
 
-/* The work's own subtransaction, of which only an error undoes anything. */
-typedef struct Work
+/* The work's own subtransaction, which is rolled back only on error. */
+typedef struct Subxact
 {
 	MemoryContext context;
 	ResourceOwner owner;
-} Work;
+} Subxact;
 
 static void
-work_begin(Work *work)
+begin_subxact(Subxact *subxact)
 {
-	work->context = CurrentMemoryContext;
-	work->owner = CurrentResourceOwner;
+	subxact->context = CurrentMemoryContext;
+	subxact->owner = CurrentResourceOwner;
 	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(work->context);
+	MemoryContextSwitchTo(subxact->context);
 }
 
 static void
-work_keep(Work *work)
+commit_subxact(Subxact *subxact)
 {
 	ReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(work->context);
-	CurrentResourceOwner = work->owner;
+	MemoryContextSwitchTo(subxact->context);
+	CurrentResourceOwner = subxact->owner;
 }
 
 /* To be called where the work's error was caught; returns it. */
 static ErrorData *
-work_undo(Work *work)
+abort_subxact(Subxact *subxact)
 {
 	ErrorData  *edata;
 
-	MemoryContextSwitchTo(work->context);
+	MemoryContextSwitchTo(subxact->context);
 	edata = CopyErrorData();
 	FlushErrorState();
 	RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(work->context);
-	CurrentResourceOwner = work->owner;
+	MemoryContextSwitchTo(subxact->context);
+	CurrentResourceOwner = subxact->owner;
 	return edata;
-}
-
-/*
- * Types follow from the statement.  Where a function's name alone does not
- * tell which one is meant (charge($1, $2): PostgreSQL has one of that name for
- * "char"), the numbers and booleans among the arguments decide.
- */
-static bool
-needs_types_of_values(const char *command, Jsonb *args)
-{
-	Work		work;
-	volatile bool ambiguous = false;
-
-	if (!command_has_typed_args(args))
-		return false;
-	work_begin(&work);
-	PG_TRY();
-	{
-		command_check(command, args);
-		work_keep(&work);
-	}
-	PG_CATCH();
-	{
-		ErrorData  *edata = work_undo(&work);
-
-		if (edata->sqlerrcode != ERRCODE_AMBIGUOUS_FUNCTION)
-			ReThrowError(edata);
-		ambiguous = true;
-	}
-	PG_END_TRY();
-	return ambiguous;
-}
-
-static Jsonb *
-run(const char *command, Jsonb *args)
-{
-	return command_run(command, args, needs_types_of_values(command, args));
 }
 
 /* Run the command; true if it failed in a way that is worth remembering. */
 static bool
 run_remembering(const char *command, Jsonb *args, Response *response)
 {
-	Work		work;
+	Subxact		work;
 	volatile bool failed = false;
 
-	work_begin(&work);
+	begin_subxact(&work);
 	PG_TRY();
 	{
-		response->response = run(command, args);
-		work_keep(&work);
+		response->response = command_run(command, args);
+		commit_subxact(&work);
 	}
 	PG_CATCH();
 	{
-		ErrorData  *edata = work_undo(&work);
+		ErrorData  *edata = abort_subxact(&work);
 
 		if (!command_error_is_lasting(edata->sqlerrcode))
 			ReThrowError(edata);
@@ -126,7 +89,7 @@ run_remembering(const char *command, Jsonb *args, Response *response)
  * run the whole command would do that part twice.
  */
 static void
-refuse_claim(void)
+report_claim(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_IDEMPOTENCY_IN_PROGRESS),
@@ -150,13 +113,13 @@ attempt_call(const AttemptRequest *request, text *command, Jsonb *args,
 		return;
 	}
 	if (result->outcome == OUTCOME_RECOVERED)
-		refuse_claim();
+		report_claim();
 
 	memset(&response, 0, sizeof(response));
 	if (remember_errors)
 		response.failed = run_remembering(sql, args, &response);
 	else
-		response.response = run(sql, args);
+		response.response = command_run(sql, args);
 
 	attempt_check_size(&response);
 	attempt_finish(&request->name, &response, result->attempt_no, 0);

@@ -11,10 +11,14 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "parser/analyze.h"
 #include "parser/parser.h"
@@ -22,21 +26,39 @@
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 
 #include "command.h"
+#include "compat.h"
 #include "errors.h"
 
-/* A statement's parameters, as its analysis found them. */
-typedef struct Parameters
+/*
+ * Commands that were run before, so that the next run parses and plans nothing.
+ * An entry serves the same text for the same role under the same search_path,
+ * as long as PostgreSQL calls its plan valid: what the text means depends on
+ * nothing else.
+ */
+#define CACHE_SIZE 64
+
+typedef struct PreparedCommand
 {
-	int			n;
+	MemoryContext context;		/* of this entry; NULL: the entry is free */
+	uint32		hash;			/* of the text */
+	char	   *text;
+	Oid			role;
+	char	   *search_path;
+	int			nparams;
 	Oid		   *types;
-	Datum	   *values;
-	char	   *nulls;
-} Parameters;
+	SPIPlanPtr	plan;
+	int			executing;		/* how many executions are under way */
+	uint64		last_used;
+} PreparedCommand;
+
+static PreparedCommand cache[CACHE_SIZE];
+static uint64 cache_uses = 0;
 
 static void
-push_text(JsonbParseState **state, JsonbIteratorToken token,
+push_text(CompatJsonState *state, JsonbIteratorToken token,
 		  const char *text, int len)
 {
 	JsonbValue	value;
@@ -47,41 +69,22 @@ push_text(JsonbParseState **state, JsonbIteratorToken token,
 		value.val.string.val = unconstify(char *, text);
 		value.val.string.len = len;
 	}
-	(void) pushJsonbValue(state, token, &value);
+	compat_json_push(state, token, &value);
 }
 
 static void
-push_jsonb(JsonbParseState **state, JsonbIteratorToken token, Jsonb *jb)
+push_jsonb(CompatJsonState *state, JsonbIteratorToken token, Jsonb *jb)
 {
 	JsonbValue	value;
 
 	value.type = jbvBinary;
 	value.val.binary.data = &jb->root;
 	value.val.binary.len = VARSIZE(jb) - VARHDRSZ;
-	(void) pushJsonbValue(state, token, &value);
-}
-
-/* What a JSON value's type says of a parameter that the statement leaves open. */
-static Oid
-type_of_value(const JsonbValue *value)
-{
-	Datum		number;
-
-	if (value->type == jbvBool)
-		return BOOLOID;
-	if (value->type != jbvNumeric)
-		return InvalidOid;
-	number = NumericGetDatum(value->val.numeric);
-	if (strpbrk(DatumGetCString(DirectFunctionCall1(numeric_out, number)), ".N") != NULL ||
-		!DatumGetBool(DirectFunctionCall2(numeric_lt,
-										  DirectFunctionCall1(numeric_abs, number),
-										  DirectFunctionCall1(int8_numeric, Int64GetDatum(PG_INT32_MAX)))))
-		return NUMERICOID;
-	return INT4OID;
+	compat_json_push(state, token, &value);
 }
 
 static void
-refuse_args(Jsonb *args)
+check_args(Jsonb *args)
 {
 	if (args != NULL && (!JB_ROOT_IS_ARRAY(args) || JB_ROOT_IS_SCALAR(args)))
 		ereport(ERROR,
@@ -89,9 +92,12 @@ refuse_args(Jsonb *args)
 				 errmsg("args must be a JSON array")));
 }
 
+/*
+ * Parse and analyse the statement for the types of its parameters, as for Parse
+ * in the protocol: they follow from where the parameters stand.
+ */
 static void
-find_parameters(const char *command, Jsonb *args, bool by_value,
-				Parameters *params)
+find_parameter_types(const char *command, Oid **types, int *n)
 {
 	List	   *statements = raw_parser(command, RAW_PARSE_DEFAULT);
 
@@ -101,18 +107,17 @@ find_parameters(const char *command, Jsonb *args, bool by_value,
 				 errmsg("command must be one SQL statement"),
 				 errhint("Put several statements into a function or a DO block.")));
 
-	params->n = args == NULL ? 0 : JB_ROOT_COUNT(args);
-	params->types = palloc0(sizeof(Oid) * (params->n + 1));
-	for (int i = 0; by_value && i < params->n; i++)
-		params->types[i] = type_of_value(getIthJsonbValueFromContainer(&args->root, i));
-
-	/* As for Parse on the wire: types follow from where parameters stand. */
+	*n = 0;
+	*types = palloc0(sizeof(Oid));
 	(void) parse_analyze_varparams(linitial_node(RawStmt, statements), command,
-								   &params->types, &params->n, NULL);
-
-	/* What args has beyond the statement's last parameter is none. */
-	while (params->n > 0 && !OidIsValid(params->types[params->n - 1]))
-		params->n--;
+								   types, n, NULL);
+	for (int i = 0; i < *n; i++)
+	{
+		if (!OidIsValid((*types)[i]) || (*types)[i] == UNKNOWNOID)
+			ereport(ERROR,
+					(errcode(ERRCODE_INDETERMINATE_DATATYPE),
+					 errmsg("could not determine the type of parameter $%d", i + 1)));
+	}
 }
 
 /* The text that a value has where a literal of its type is read. */
@@ -138,16 +143,16 @@ scalar_as_text(const JsonbValue *value)
 static Datum
 container_as_type(Jsonb *value, Oid type)
 {
-	JsonbParseState *state = NULL;
+	CompatJsonState state = {0};
 	Oid			argtypes[1] = {JSONBOID};
 	Datum		values[1];
 	bool		isnull;
 	Datum		result;
 
-	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	compat_json_push(&state, WJB_BEGIN_OBJECT, NULL);
 	push_text(&state, WJB_KEY, "v", 1);
 	push_jsonb(&state, WJB_VALUE, value);
-	values[0] = JsonbPGetDatum(JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
+	values[0] = JsonbPGetDatum(compat_json_done(&state, WJB_END_OBJECT));
 
 	if (SPI_execute_with_args(psprintf("SELECT v FROM pg_catalog.jsonb_to_record($1) AS r (v %s)",
 									   format_type_be_qualified(type)),
@@ -186,30 +191,29 @@ bind_value(JsonbValue *value, Oid type)
 	return container_as_type(jb, type);
 }
 
+/* Bind the elements of args, palloc'd, to the command's parameters. */
 static void
-bind_parameters(Parameters *params, Jsonb *args)
+bind_parameters(const PreparedCommand *prepared, Jsonb *args, Datum **values,
+				char **nulls)
 {
+	int			n = prepared->nparams;
 	int			given = args == NULL ? 0 : JB_ROOT_COUNT(args);
 
-	if (given != params->n)
+	if (given != n)
 		ereport(ERROR,
 				(errcode(ERRCODE_IDEMPOTENCY_BAD_REQUEST),
 				 errmsg("command has %d parameters, but args has %d elements",
-						params->n, given)));
+						n, given)));
 
-	params->values = palloc0(sizeof(Datum) * (params->n + 1));
-	params->nulls = palloc0(sizeof(char) * (params->n + 1));
-	for (int i = 0; i < params->n; i++)
+	*values = palloc0(sizeof(Datum) * (n + 1));
+	*nulls = palloc0(sizeof(char) * (n + 1));
+	for (int i = 0; i < n; i++)
 	{
 		JsonbValue *value = getIthJsonbValueFromContainer(&args->root, i);
 
-		if (!OidIsValid(params->types[i]))
-			ereport(ERROR,
-					(errcode(ERRCODE_INDETERMINATE_DATATYPE),
-					 errmsg("could not determine the type of parameter $%d", i + 1)));
-		params->nulls[i] = value->type == jbvNull ? 'n' : ' ';
+		(*nulls)[i] = value->type == jbvNull ? 'n' : ' ';
 		if (value->type != jbvNull)
-			params->values[i] = bind_value(value, params->types[i]);
+			(*values)[i] = bind_value(value, prepared->types[i]);
 	}
 }
 
@@ -230,7 +234,7 @@ value_as_jsonb(Datum value, Oid type, int32 typmod)
 
 /* An object has each name once; the others' values must not get lost. */
 static void
-refuse_same_names(TupleDesc desc)
+check_names_differ(TupleDesc desc)
 {
 	for (int i = 1; i < desc->natts; i++)
 	{
@@ -271,13 +275,13 @@ result_as_jsonb(void)
 		return isnull || SPI_gettypeid(desc, 1) == VOIDOID ? NULL :
 			value_as_jsonb(value, SPI_gettypeid(desc, 1), -1);
 	}
-	refuse_same_names(desc);
+	check_names_differ(desc);
 	value = HeapTupleHeaderGetDatum(SPI_returntuple(row, desc));
 	return value_as_jsonb(value, RECORDOID, -1);
 }
 
-static void
-refuse_statement(int rc)
+pg_noreturn static void
+report_statement(int rc)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -287,50 +291,149 @@ refuse_statement(int rc)
 					   "It copies from or to the client")));
 }
 
-bool
-command_has_typed_args(Jsonb *args)
+/* Parse and plan the command into an entry that is free. */
+static void
+prepare(PreparedCommand *entry, const char *command, uint32 hash)
 {
-	refuse_args(args);
-	for (int i = 0; args != NULL && i < JB_ROOT_COUNT(args); i++)
-	{
-		if (OidIsValid(type_of_value(getIthJsonbValueFromContainer(&args->root, i))))
-			return true;
-	}
-	return false;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "idempotency command",
+												  ALLOCSET_SMALL_SIZES);
+	PreparedCommand made = {.context = context, .hash = hash};
+	Oid		   *types;
+
+	made.role = GetUserId();
+	made.text = MemoryContextStrdup(context, command);
+	made.search_path = MemoryContextStrdup(context, namespace_search_path);
+	find_parameter_types(command, &types, &made.nparams);
+	made.types = MemoryContextAlloc(context, sizeof(Oid) * (made.nparams + 1));
+	memcpy(made.types, types, sizeof(Oid) * made.nparams);
+	made.plan = SPI_prepare(command, made.nparams, made.types);
+	if (made.plan == NULL)
+		report_statement(SPI_result);
+	*entry = made;
 }
 
-void
-command_check(const char *command, Jsonb *args)
+/* Keep what has been prepared beyond this call. */
+static void
+keep(PreparedCommand *entry)
 {
-	Parameters	params;
+	if (SPI_keepplan(entry->plan) != 0)
+		elog(ERROR, "SPI_keepplan failed");
+	MemoryContextSetParent(entry->context, CacheMemoryContext);
+}
 
-	refuse_args(args);
-	find_parameters(command, args, false, &params);
+static void
+evict(PreparedCommand *entry)
+{
+	PreparedCommand old = *entry;
+
+	Assert(entry->executing == 0);
+	memset(entry, 0, sizeof(*entry));
+	SPI_freeplan(old.plan);
+	MemoryContextDelete(old.context);
+}
+
+static bool
+is_of(const PreparedCommand *entry, const char *command, uint32 hash)
+{
+	return entry->context != NULL && entry->hash == hash &&
+		entry->role == GetUserId() &&
+		strcmp(entry->text, command) == 0 &&
+		strcmp(entry->search_path, namespace_search_path) == 0;
+}
+
+/* The entry to use for another command: a free one, or the least used. */
+static PreparedCommand *
+choose_entry(void)
+{
+	PreparedCommand *chosen = NULL;
+
+	for (int i = 0; i < CACHE_SIZE; i++)
+	{
+		PreparedCommand *entry = &cache[i];
+
+		if (entry->context == NULL)
+			return entry;
+		if (entry->executing == 0 &&
+			(chosen == NULL || entry->last_used < chosen->last_used))
+			chosen = entry;
+	}
+	return chosen;
+}
+
+/*
+ * The command, prepared: from the cache, or made now, and kept there unless a
+ * command that is being executed has the entry.  A command may call us again;
+ * its own plan must not be freed then.
+ */
+static PreparedCommand *
+lookup_command(const char *command, PreparedCommand *uncached)
+{
+	uint32		hash = DatumGetUInt32(hash_any((const unsigned char *) command,
+											   strlen(command)));
+	PreparedCommand *entry = NULL;
+	PreparedCommand made;
+
+	for (int i = 0; i < CACHE_SIZE && entry == NULL; i++)
+	{
+		if (is_of(&cache[i], command, hash))
+			entry = &cache[i];
+	}
+	if (entry != NULL && SPI_plan_is_valid(entry->plan))
+		return entry;
+
+	prepare(&made, command, hash);
+	if (entry == NULL)
+		entry = choose_entry();
+	if (entry == NULL || entry->executing > 0)
+	{
+		*uncached = made;
+		return uncached;
+	}
+	if (entry->context != NULL)
+		evict(entry);
+	keep(&made);
+	*entry = made;
+	return entry;
+}
+
+/* Execute the prepared command; its result is SPI's. */
+static void
+execute(PreparedCommand *prepared, Jsonb *args)
+{
+	Datum	   *values;
+	char	   *nulls;
+	int			rc = 0;
+
+	bind_parameters(prepared, args, &values, &nulls);
+	prepared->last_used = ++cache_uses;
+	prepared->executing++;
+	PG_TRY();
+	{
+		rc = SPI_execute_plan(prepared->plan, values, nulls, false, 2);
+	}
+	PG_FINALLY();
+	{
+		prepared->executing--;
+	}
+	PG_END_TRY();
+	if (rc == SPI_ERROR_TRANSACTION || rc == SPI_ERROR_COPY)
+		report_statement(rc);
+	if (rc < 0)
+		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(rc));
 }
 
 Jsonb *
-command_run(const char *command, Jsonb *args, bool by_value)
+command_run(const char *command, Jsonb *args)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	Parameters	params;
-	SPIPlanPtr	plan;
+	PreparedCommand uncached;
 	Jsonb	   *result;
-	int			rc;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	refuse_args(args);
-	find_parameters(command, args, by_value, &params);
-	bind_parameters(&params, args);
-	plan = SPI_prepare(command, params.n, params.types);
-	if (plan == NULL)
-		refuse_statement(SPI_result);
-	rc = SPI_execute_plan(plan, params.values, params.nulls, false, 2);
-	if (rc == SPI_ERROR_TRANSACTION || rc == SPI_ERROR_COPY)
-		refuse_statement(rc);
-	if (rc < 0)
-		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(rc));
-
+	check_args(args);
+	execute(lookup_command(command, &uncached), args);
 	result = result_as_jsonb();
 	if (result != NULL)
 	{
@@ -347,38 +450,58 @@ command_run(const char *command, Jsonb *args, bool by_value)
 Jsonb *
 command_as_request(text *command, Jsonb *args)
 {
-	JsonbParseState *state = NULL;
+	CompatJsonState state = {0};
 
-	(void) pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	if (args != NULL)
+		return args;
+	compat_json_push(&state, WJB_BEGIN_ARRAY, NULL);
 	push_text(&state, WJB_ELEM, VARDATA_ANY(command),
 			  VARSIZE_ANY_EXHDR(command));
-	if (args != NULL)
-		push_jsonb(&state, WJB_ELEM, args);
-	else
-		push_text(&state, WJB_ELEM, NULL, 0);
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
+	return compat_json_done(&state, WJB_END_ARRAY);
+}
+
+/* Is the error's class none of PostgreSQL's (errcodes.txt), nor ours? */
+static bool
+is_class_of_users(const char *state)
+{
+	static const char *const others[] = {
+		"00", "01", "02", "03", "08", "09", "0A", "0B", "0F", "0L", "0P", "0Z",
+		"10", "20", "21", "22", "23", "24", "25", "26", "27", "28", "2B", "2D",
+		"2F", "34", "38", "39", "3B", "3D", "3F", "40", "42", "44", "53", "54",
+		"55", "57", "58", "72", "F0", "HV", "IK", "P0", "XX"
+	};
+
+	for (int i = 0; i < lengthof(others); i++)
+	{
+		if (strncmp(state, others[i], 2) == 0)
+			return false;
+	}
+	return true;
 }
 
 /*
- * By class.  The same statement on the same data raises them again, unless
- * the connection (08), a concurrent transaction (40), the server's resources
- * (53), an object in use (55), an operator or a time-out (57), the system
- * (58), a snapshot that is too old (72), a foreign server (HV), a bug (XX), or
- * another attempt on a key (IK) was the reason.
+ * Errors of the classes that tell a lasting answer: of data (22), of
+ * constraints (23), of external routines (38, 39), WITH CHECK OPTION (44),
+ * raised by PL/pgSQL (P0), and the user's own.  In the stricter isolation
+ * levels a unique or exclusion violation may be a serialization failure, which
+ * the retry settles.
  */
 bool
 command_error_is_lasting(int sqlerrcode)
 {
-	static const char *const passing[] =
-	{"08", "40", "53", "55", "57", "58", "72", "HV", "XX", "IK"};
+	static const char *const lasting[] = {"22", "23", "38", "39", "44", "P0"};
 	const char *state = unpack_sql_state(sqlerrcode);
 
-	for (int i = 0; i < lengthof(passing); i++)
+	if (IsolationUsesXactSnapshot() &&
+		(sqlerrcode == ERRCODE_UNIQUE_VIOLATION ||
+		 sqlerrcode == ERRCODE_EXCLUSION_VIOLATION))
+		return false;
+	for (int i = 0; i < lengthof(lasting); i++)
 	{
-		if (strncmp(state, passing[i], 2) == 0)
-			return false;
+		if (strncmp(state, lasting[i], 2) == 0)
+			return true;
 	}
-	return true;
+	return is_class_of_users(state);
 }
 
 Jsonb *
@@ -391,17 +514,17 @@ command_error_as_response(const ErrorData *edata)
 		{"hint", edata->hint},
 		{"constraint", edata->constraint_name},
 	};
-	JsonbParseState *state = NULL;
+	CompatJsonState state = {0};
 
-	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	compat_json_push(&state, WJB_BEGIN_OBJECT, NULL);
 	push_text(&state, WJB_KEY, "error", strlen("error"));
-	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	compat_json_push(&state, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < lengthof(fields); i++)
 	{
 		push_text(&state, WJB_KEY, fields[i][0], strlen(fields[i][0]));
 		push_text(&state, WJB_VALUE, fields[i][1],
 				  fields[i][1] == NULL ? 0 : strlen(fields[i][1]));
 	}
-	(void) pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	compat_json_push(&state, WJB_END_OBJECT, NULL);
+	return compat_json_done(&state, WJB_END_OBJECT);
 }

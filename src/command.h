@@ -18,28 +18,23 @@
 #include "utils/jsonb.h"
 
 /*
- * Parse and analyse the statement, its parameters untyped, or raise what is
- * wrong with it.  And are there args whose own types could help where that
- * leaves a function's call ambiguous (42725)?
+ * Run the statement.  args is NULL or a JSON array; its elements are bound to
+ * $1, $2 ... as values of the types that the statement gives them.  Returns the
+ * only column of the only row as JSON, several columns as an object, and NULL
+ * where there is no row or the value is null.  Two rows are an error (21000).
+ * The statement's plan is kept for the session.
  */
-extern void command_check(const char *command, Jsonb *args);
-extern bool command_has_typed_args(Jsonb *args);
+extern Jsonb *command_run(const char *command, Jsonb *args);
 
 /*
- * Run the statement.  args is NULL or a JSON array; its elements are bound to
- * $1, $2 ... as values of the types that the statement gives them; by_value,
- * numbers and booleans come with a type of their own.  Returns
- * the only column of the only row as JSON, several columns as an object, and
- * NULL where there is no row or the value is null.  Two rows are an error (21000).
+ * What is fingerprinted of a call without a request: args, or where there are
+ * none the command.
  */
-extern Jsonb *command_run(const char *command, Jsonb *args, bool by_value);
-
-/* command and args as one value, to be fingerprinted. */
 extern Jsonb *command_as_request(text *command, Jsonb *args);
 
 /*
- * Will an error of this code be the same next time?  What depends on the
- * server's condition, on other sessions or on this extension may pass.
+ * Does an error of this code tell a lasting answer?  All others may pass: with
+ * the server's condition, other sessions, a deployment, or this extension.
  */
 extern bool command_error_is_lasting(int sqlerrcode);
 

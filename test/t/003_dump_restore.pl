@@ -59,7 +59,7 @@ my %ask = (
 	'full answer' => q{SELECT idempotent_begin('shop', 'full', '{"amount": 1.5}')},
 	'empty answer' => q{SELECT idempotent_begin('shop', 'empty')},
 	'odd key' => q{SELECT idempotent_begin('shop', E'odd \\\\ \'"\t\n\U0001F600 ', fingerprint => '\x0001')},
-	'claim left' => q{SELECT idempotent_lookup('shop', 'left')},
+	'claim left' => q{SELECT outcome, attempt, checkpoint, state, first_seen_at, error FROM idempotent_lookup('shop', 'left')},
 	'claims' => q{SELECT * FROM idempotency_claims ORDER BY key});
 my %expected = map { $_ => $source->query($ask{$_}) } keys %ask;
 like($expected{'full answer'}, qr/^\(replayed,t,1,201,/, 'a finished key replays before the dump');

@@ -66,7 +66,7 @@ sub lookup
 }
 
 is(lookup('finished'), "replayed|1|$receipt|", 'standby: lookup finds a finished key and its answer');
-is(lookup('live'), 'in_progress|1||', 'standby: and a live claim');
+is(lookup('live'), 'in_progress|1||charged', 'standby: and a live claim, with its checkpoint');
 is(lookup('left'), 'recovered|2||charged', 'standby: and one that waits for the next attempt');
 is(lookup('new'), '', 'standby: and nothing where begin would start');
 is($reader->query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), '0', 'standby: it takes no lock');

@@ -140,8 +140,8 @@ storm('as they are');
 command_ok([ 'psql', '-Xqc', 'SET server_reset_query_always = 1', '-d', $connstr =~ s/dbname=\w+/dbname=pgbouncer/r ],
 	'from now on with DISCARD ALL');
 my $client = Session->new($node, connstr => $connstr);
-$client->query("SET idempotency.retention = '1 hour'");
-is($client->query('SHOW idempotency.retention'), '24 hours', 'a session is reset when it changes hands');
+$client->query("SET idempotency.retention = '1h'");
+is($client->query('SHOW idempotency.retention'), '1d', 'a session is reset when it changes hands');
 $client->quit;
 storm('with DISCARD ALL');
 
