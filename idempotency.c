@@ -130,6 +130,7 @@
 #include "src/settings.h"
 #include "src/stats.h"
 #include "src/timespan.h"
+#include "src/utf8.h"
 
 IDEMPOTENCY_MODULE_MAGIC;
 
@@ -367,7 +368,7 @@ get_body_text(FunctionCallInfo fcinfo, int arg)
 {
 	text	   *value = PG_GETARG_TEXT_PP(arg);
 	int			len = VARSIZE_ANY_EXHDR(value);
-	char	   *utf8 = keylock_to_utf8(VARDATA_ANY(value), &len);
+	char	   *utf8 = utf8_from_server(VARDATA_ANY(value), &len);
 
 	return (bytea *) cstring_to_text_with_len(utf8, len);
 }

@@ -11,12 +11,14 @@
  *	  # n w s d*	number: digits, weight and sign as in numeric_send, 16
  *					bits each, then n digits in base 10000, without the
  *					display scale and without zeros at either end
- *	  " l b*		string: 32-bit length and bytes
+ *	  " l b*		string in UTF-8: 32-bit length and bytes
  *	  [ c v*		array: 32-bit count and values
  *	  { c (k v)*	object: 32-bit count; each key as a string, and its value
  *
- * jsonb keeps an object's keys sorted and unique, so they need no sorting
- * here.  A top-level scalar is the scalar alone, which keeps 1 and [1] apart.
+ * An object's keys come in the order of their length, and of their bytes where
+ * that is equal.  jsonb keeps them so, in the database's encoding; only where
+ * that is not UTF-8 must they be sorted anew.  A top-level scalar is the scalar
+ * alone, which keeps 1 and [1] apart.
  *
  * Portions Copyright (c) 2026, the idempotency developers
  *
@@ -32,6 +34,7 @@
 
 #include "fingerprint.h"
 #include "sha256.h"
+#include "utf8.h"
 
 #define FORM_DIGEST		0
 #define FORM_JSONB_V1	1
@@ -92,6 +95,15 @@ hash_numeric_into(Sha256 *hash, Numeric num)
 }
 
 static void
+hash_string_into(Sha256 *hash, const char *string, int len)
+{
+	const char *utf8 = utf8_from_server(string, &len);
+
+	hash_head(hash, '"', len);
+	sha256_update(hash, utf8, len);
+}
+
+static void
 hash_scalar_into(Sha256 *hash, const JsonbValue *v)
 {
 	switch (v->type)
@@ -106,17 +118,16 @@ hash_scalar_into(Sha256 *hash, const JsonbValue *v)
 			hash_numeric_into(hash, v->val.numeric);
 			break;
 		case jbvString:
-			hash_head(hash, '"', v->val.string.len);
-			sha256_update(hash, v->val.string.val, v->val.string.len);
+			hash_string_into(hash, v->val.string.val, v->val.string.len);
 			break;
 		default:
 			elog(ERROR, "unexpected jsonb value type: %d", (int) v->type);
 	}
 }
 
-/* Feed the canonical form to the hash. */
+/* Feed the canonical form to the hash, in the order in which jsonb has it. */
 static void
-hash_jsonb_into(Sha256 *hash, Jsonb *jb)
+hash_in_stored_order(Sha256 *hash, Jsonb *jb)
 {
 	JsonbIterator *it = JsonbIteratorInit(&jb->root);
 	JsonbIteratorToken token;
@@ -143,6 +154,90 @@ hash_jsonb_into(Sha256 *hash, Jsonb *jb)
 				break;			/* the counts already tell where things end */
 		}
 	}
+}
+
+/* A pair of an object, its key in UTF-8. */
+typedef struct Pair
+{
+	const char *key;
+	int			len;
+	JsonbValue	value;
+} Pair;
+
+static int
+compare_pairs(const void *a, const void *b)
+{
+	const Pair *left = a;
+	const Pair *right = b;
+
+	if (left->len != right->len)
+		return left->len < right->len ? -1 : 1;
+	return memcmp(left->key, right->key, left->len);
+}
+
+static void hash_sorted(Sha256 *hash, JsonbContainer *container);
+
+static void
+hash_value_sorted(Sha256 *hash, const JsonbValue *value)
+{
+	if (value->type == jbvBinary)
+		hash_sorted(hash, value->val.binary.data);
+	else
+		hash_scalar_into(hash, value);
+}
+
+static void
+hash_object_sorted(Sha256 *hash, JsonbIterator *it, int npairs)
+{
+	Pair	   *pairs = palloc(sizeof(Pair) * (npairs + 1));
+	JsonbValue	key;
+
+	for (int i = 0; i < npairs; i++)
+	{
+		(void) JsonbIteratorNext(&it, &key, true);
+		pairs[i].len = key.val.string.len;
+		pairs[i].key = utf8_from_server(key.val.string.val, &pairs[i].len);
+		(void) JsonbIteratorNext(&it, &pairs[i].value, true);
+	}
+	qsort(pairs, npairs, sizeof(Pair), compare_pairs);
+	hash_head(hash, '{', npairs);
+	for (int i = 0; i < npairs; i++)
+	{
+		hash_head(hash, '"', pairs[i].len);
+		sha256_update(hash, pairs[i].key, pairs[i].len);
+		hash_value_sorted(hash, &pairs[i].value);
+	}
+	pfree(pairs);
+}
+
+/* The same where the database's encoding orders an object's keys otherwise. */
+static void
+hash_sorted(Sha256 *hash, JsonbContainer *container)
+{
+	JsonbIterator *it = JsonbIteratorInit(container);
+	JsonbValue	v;
+
+	check_stack_depth();
+	CHECK_FOR_INTERRUPTS();
+	if (JsonbIteratorNext(&it, &v, true) == WJB_BEGIN_OBJECT)
+	{
+		hash_object_sorted(hash, it, v.val.object.nPairs);
+		return;
+	}
+	if (!v.val.array.rawScalar)
+		hash_head(hash, '[', v.val.array.nElems);
+	while (JsonbIteratorNext(&it, &v, true) == WJB_ELEM)
+		hash_value_sorted(hash, &v);
+}
+
+/* Feed the canonical form to the hash. */
+static void
+hash_jsonb_into(Sha256 *hash, Jsonb *jb)
+{
+	if (utf8_is_server_encoding())
+		hash_in_stored_order(hash, jb);
+	else
+		hash_sorted(hash, &jb->root);
 }
 
 void

@@ -9,11 +9,6 @@
  */
 #include "postgres.h"
 
-#include "catalog/namespace.h"
-#include "catalog/pg_conversion.h"
-#include "catalog/pg_namespace.h"
-#include "fmgr.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
 #include "storage/lock.h"
@@ -24,6 +19,7 @@
 #include "keylock.h"
 #include "keytime.h"
 #include "sha256.h"
+#include "utf8.h"
 
 /*
  * The last identity that was asked for: finish asks for the one that begin
@@ -62,32 +58,6 @@ memo_write(const char *scope, int scope_len, const char *key, int key_len,
 	memcpy(memo.bytes, scope, scope_len);
 	memcpy(memo.bytes + scope_len, key, key_len);
 	memo.id = *id;
-}
-
-/*
- * By PostgreSQL's own conversion, found in pg_catalog alone: a user's CREATE
- * DEFAULT CONVERSION must not make another key of it.
- */
-char *
-keylock_to_utf8(const char *string, int *len)
-{
-	int			encoding = GetDatabaseEncoding();
-	Size		size = (Size) *len * MAX_CONVERSION_GROWTH + 1;
-	char	   *result;
-	Oid			proc;
-
-	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII || *len == 0)
-		return unconstify(char *, string);
-	proc = FindDefaultConversion(PG_CATALOG_NAMESPACE, encoding, PG_UTF8);
-	if (!OidIsValid(proc))
-		elog(ERROR, "there is no conversion from the database's encoding to UTF8");
-	result = MemoryContextAllocHuge(CurrentMemoryContext, size);
-	(void) OidFunctionCall6(proc, Int32GetDatum(encoding),
-							Int32GetDatum(PG_UTF8), CStringGetDatum(string),
-							CStringGetDatum(result), Int32GetDatum(*len),
-							BoolGetDatum(false));
-	*len = strlen(result);
-	return result;
 }
 
 /* Feed what every digest of a key begins with. */
@@ -136,8 +106,8 @@ keylock_id(const char *scope, int scope_len, const char *key, int key_len,
 
 	if (memo_read(scope, scope_len, key, key_len, id))
 		return;
-	utf8_scope = keylock_to_utf8(scope, &utf8_scope_len);
-	utf8_key = keylock_to_utf8(key, &utf8_key_len);
+	utf8_scope = utf8_from_server(scope, &utf8_scope_len);
+	utf8_key = utf8_from_server(key, &utf8_key_len);
 	compute_id(utf8_scope, utf8_scope_len, utf8_key, utf8_key_len, id);
 	memo_write(scope, scope_len, key, key_len, id);
 }
@@ -160,9 +130,9 @@ void
 keylock_derive(const char *scope, int scope_len, const char *key, int key_len,
 			   const char *step, int step_len, char *derived)
 {
-	char	   *utf8_scope = keylock_to_utf8(scope, &scope_len);
-	char	   *utf8_key = keylock_to_utf8(key, &key_len);
-	char	   *utf8_step = keylock_to_utf8(step, &step_len);
+	char	   *utf8_scope = utf8_from_server(scope, &scope_len);
+	char	   *utf8_key = utf8_from_server(key, &key_len);
+	char	   *utf8_step = utf8_from_server(step, &step_len);
 	uint8		digest[SHA256_LENGTH];
 	Sha256		hash;
 	KeyId		id;

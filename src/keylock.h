@@ -49,12 +49,6 @@ extern void keylock_derive(const char *scope, int scope_len,
 						   const char *key, int key_len,
 						   const char *step, int step_len, char *derived);
 
-/*
- * The text in UTF-8, palloc'd, and its length in *len; the text itself where
- * the database's encoding is UTF-8 or SQL_ASCII.
- */
-extern char *keylock_to_utf8(const char *string, int *len);
-
 /* Take the lock if no other transaction holds it; never waits. */
 extern bool keylock_try(const KeyId *id);
 
