@@ -59,14 +59,14 @@ static uint64 cache_uses = 0;
 
 static void
 push_text(CompatJsonState *state, JsonbIteratorToken token,
-		  const char *text, int len)
+		  const char *string, int len)
 {
 	JsonbValue	value;
 
-	value.type = text == NULL ? jbvNull : jbvString;
-	if (text != NULL)
+	value.type = string == NULL ? jbvNull : jbvString;
+	if (string != NULL)
 	{
-		value.val.string.val = unconstify(char *, text);
+		value.val.string.val = unconstify(char *, string);
 		value.val.string.len = len;
 	}
 	compat_json_push(state, token, &value);
@@ -298,9 +298,11 @@ prepare(PreparedCommand *entry, const char *command, uint32 hash)
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "idempotency command",
 												  ALLOCSET_SMALL_SIZES);
-	PreparedCommand made = {.context = context, .hash = hash};
+	PreparedCommand made = {0};
 	Oid		   *types;
 
+	made.context = context;
+	made.hash = hash;
 	made.role = GetUserId();
 	made.text = MemoryContextStrdup(context, command);
 	made.search_path = MemoryContextStrdup(context, namespace_search_path);
