@@ -68,6 +68,7 @@ END $$;
 
 GRANT USAGE ON SCHEMA idem, bank TO app;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA idem TO app;
+GRANT SELECT ON idem.idempotency_stalled TO app;
 GRANT USAGE ON TYPE idem.idempotent_attempt, idem.idempotent_claim TO app;
 GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA bank TO app;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA bank TO app;

@@ -16,6 +16,7 @@ RETRY = {
     "55P03": "lock_timeout",
     "IK409": "lease held by another",
     "IK410": "overtaken, refused",
+    "IK423": "parked",
 }
 # What is told of a prepared transaction that someone else has settled or is settling.
 MANAGED = ("42704", "55000")
@@ -351,6 +352,12 @@ def by_lease(self, request):
     [(outcome, attempt, answer, checkpoint)] = conn.query(
         "SELECT outcome, attempt, response, checkpoint FROM idempotent_begin('bank', $1, request => $2,"
         " lease => $3)", request.key, request.body(self.rng), lease)
+    if outcome == "started" and attempt == "1" and self.rng.random() < 0.05:
+        # Nothing was done: give the key back, but for its number.
+        self.commit(conn)
+        conn.query("SELECT idempotent_release('bank', $1, $2, reset => true)", request.key, attempt)
+        self.tally["reset"] += 1
+        raise Again
     if outcome != "replayed":
         self.commit(conn)
         if outcome == "recovered":
@@ -389,13 +396,17 @@ def call_outside(self, conn, request, attempt):
     try:
         self.machine.outside.charge("charge for " + request.key, request.amount, self.rng.random())
     except Passing:
-        conn.query("SELECT idempotent_release('bank', $1, $2, 'no answer from outside', '10 ms')", request.key, attempt)
-        self.tally["released"] += 1
+        if self.rng.random() < 0.3:
+            conn.query("SELECT idempotent_park('bank', $1, $2, 'nobody knows')", request.key, attempt)
+            self.tally["parked"] += 1
+        else:
+            conn.query("SELECT idempotent_release('bank', $1, $2, 'no answer from outside', '10 ms')", request.key, attempt)
+            self.tally["released"] += 1
         raise Again
 
 
 def take_over_at_once(self, conn, request):
-    in_the_middle = self.begin(conn)
+    in_the_middle = self.begin(conn, self.rng.choice(("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")))
     [(outcome, answer, checkpoint)] = conn.query(
         "SELECT outcome, response, checkpoint FROM idempotent_begin('bank', $1, request => $2)",
         request.key, request.body(self.rng))
@@ -448,6 +459,26 @@ class Resumer(Client):
         claims = conn.query("SELECT key, attempt, checkpoint FROM idempotent_resume($1, 3, 'bank')", f"{LEASE} s")
         self.commit(conn)
         return claims
+
+
+class Support(Client):
+    """Whoever is on call: hands parked claims out once more, one by one, and goes on with them."""
+
+    def work(self):
+        time.sleep(self.rng.uniform(0.02, 0.1))
+        for key, in self.attempt(lambda: self.connection().query(
+                "SELECT key FROM idempotency_stalled WHERE scope = 'bank' AND parked")) or ():
+            claim = self.attempt(lambda: self.retry(key))
+            if claim:
+                [(attempt, checkpoint)] = claim
+                self.tally["parked claims handed out"] += 1
+                request = self.machine.request(key)
+                answer = self.attempt(lambda: in_phases(self, self.connection(), request, attempt, checkpoint))
+                if answer is not None:
+                    self.answered(request, False, answer)
+
+    def retry(self, key):
+        return self.connection().query("SELECT attempt, checkpoint FROM idempotent_retry('bank', $1, $2)", key, f"{LEASE} s")
 
 
 class Manager(Client):
@@ -549,15 +580,27 @@ class BriefInbox(Client):
             conn.query("INSERT INTO bank.brief_message SELECT unnest($1::text[]), $2, $3, $4", array(new), before,
                        after, retention)
             in_the_middle()
-            conn.query("SELECT idempotent_finish_many('brief inbox', $1)", array(new))
+            self.finish(conn, new)
         conn.command("COMMIT")
         self.tally["brief messages new"] += len(new)
         self.tally["brief messages known"] += len(batch) - len(new)
         return batch
 
+    def finish(self, conn, new):
+        """A batch that took longer than its retention cannot be finished."""
+        try:
+            conn.query("SELECT idempotent_finish_many('brief inbox', $1)", array(new))
+        except pq.Failed as failed:
+            if failed.sqlstate != "IK500":
+                raise
+            self.tally["batches that expired on the way"] += 1
+            raise Again
+
     def look_for_lost(self, conn, known, before):
+        # Expiry is rounded up by less than 1/256 of the retention.
         lost = conn.query("SELECT key FROM unnest($1::text[]) AS key WHERE NOT EXISTS (SELECT FROM bank.brief_message m"
-                          " WHERE m.key = key.key AND m.after + m.retention > $2::timestamptz)", array(known), before)
+                          " WHERE m.key = key.key AND m.after + m.retention * (1 + 1 / 256.0) > $2::timestamptz)",
+                          array(known), before)
         if lost:
             self.machine.violation("a message was lost", f"{len(lost)} of {len(known)}, such as {lost[0]}")
 

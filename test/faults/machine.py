@@ -128,6 +128,8 @@ class Machine:
         crew = [clients.Client(self, f"client {n}", rng.random()) for n in range(self.number)]
         if "lease" in self.modes:
             crew.append(clients.Resumer(self, "resumer", rng.random()))
+        if "lease" in self.modes and self.whole:
+            crew.append(clients.Support(self, "support", rng.random()))
         if self.whole:
             crew += [clients.Brief(self, f"brief {n}", rng.random()) for n in range(2)]
         if "two-phase commit" in self.modes:
@@ -234,6 +236,7 @@ def make_database(cluster, name, sql=""):
             bank.command("DO $$ BEGIN IF to_regnamespace('mutant') IS NOT NULL THEN"
                          " GRANT USAGE ON SCHEMA mutant TO app; END IF; END $$")
         bank.command(f"ALTER DATABASE {name} SET search_path = mutant, idem, public")
+        bank.command(f"ALTER DATABASE {name} SET idempotency.max_attempts = {4 if not sql else 0}")
 
 
 def modes_there_are(cluster, database):
@@ -363,7 +366,7 @@ def run_mutants(cluster, options, verdict):
         database = f"mutant_{number}"
         make_database(cluster, database, mutant.sql)
         machine = Machine(cluster, database, options.seed, options.clients, mutant.modes, pooled=mutant.pooled,
-                          stalls=mutant.stalls, patience=mutant.patience, unlock=mutant.unlock, whole=False)
+                          stalls=mutant.stalls, patience=mutant.patience, unlock=mutant.unlock, whole=False, inbox=mutant.inbox)
         started = time.monotonic()
         sys.stdout.flush()
         with Quiet(mutant.expected):

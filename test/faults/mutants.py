@@ -9,8 +9,8 @@ CREATE SCHEMA mutant;
 CREATE FUNCTION mutant.mistake() RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT '{mistake}' $$;
 
 CREATE FUNCTION mutant.id(scope text, key text) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
-	SELECT encode(substr(sha256(int8send(octet_length(scope)) || convert_to(scope, 'UTF8')
-								|| convert_to(key, 'UTF8')), 1, 16), 'hex')::uuid
+	SELECT encode(set_bit(substr(sha256(int8send(octet_length(scope)) || convert_to(scope, 'UTF8')
+										|| convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex')::uuid
 $$;
 CREATE FUNCTION mutant.number(scope text, key text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
 	SELECT ('x' || left(replace(mutant.id(scope, key)::text, '-', ''), 16))::bit(64)::bigint
@@ -52,8 +52,8 @@ END $$;
 
 CREATE FUNCTION mutant.idempotent_finish(
 	scope text, key text, response jsonb DEFAULT NULL, status integer DEFAULT NULL, headers jsonb DEFAULT NULL,
-	body bytea DEFAULT NULL, attempt integer DEFAULT NULL) RETURNS jsonb
-	LANGUAGE plpgsql SECURITY DEFINER AS $$
+	body bytea DEFAULT NULL, attempt integer DEFAULT NULL, retention interval DEFAULT NULL, body_text text DEFAULT NULL)
+	RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
 	INSERT INTO idem.idempotency_keys (id, scope, key, attempt, status, response, first_seen_at, finished_at, expires_at)
 		VALUES (mutant.id(scope, key), scope, key, 1, status, response, now(), now(), now() + '1 day')
@@ -71,8 +71,8 @@ UNFENCED = """
 CREATE SCHEMA mutant;
 CREATE FUNCTION mutant.idempotent_finish(
 	scope text, key text, response jsonb DEFAULT NULL, status integer DEFAULT NULL, headers jsonb DEFAULT NULL,
-	body bytea DEFAULT NULL, attempt integer DEFAULT NULL) RETURNS jsonb
-	LANGUAGE plpgsql SECURITY DEFINER AS $$
+	body bytea DEFAULT NULL, attempt integer DEFAULT NULL, retention interval DEFAULT NULL, body_text text DEFAULT NULL)
+	RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
 	current integer;
 BEGIN
@@ -96,6 +96,23 @@ CREATE FUNCTION mutant.idempotent_prune(max_keys integer) RETURNS bigint LANGUAG
 $$;
 """
 
+# What conflicts counts as known, be it expired.
+BATCH = """
+CREATE SCHEMA mutant;
+CREATE FUNCTION mutant.idempotent_begin_many(scope text, keys text[], retention interval DEFAULT NULL)
+	RETURNS SETOF text LANGUAGE sql SECURITY DEFINER AS $$
+	INSERT INTO idem.idempotency_keys (id, scope, key, attempt, first_seen_at, finished_at, expires_at)
+	SELECT encode(set_bit(substr(sha256(int8send(octet_length(scope)) || convert_to(scope, 'UTF8')
+										|| convert_to(k, 'UTF8')), 1, 16), 7, 0), 'hex')::uuid,
+		   scope, k, 1, clock_timestamp(), clock_timestamp(), clock_timestamp() + retention
+	FROM (SELECT DISTINCT k FROM unnest(keys) k ORDER BY k) AS k
+	ON CONFLICT DO NOTHING RETURNING key
+$$;
+CREATE FUNCTION mutant.idempotent_finish_many(scope text, keys text[]) RETURNS bigint LANGUAGE sql AS $$
+	SELECT cardinality(keys)::bigint
+$$;
+"""
+
 ONE_TRANSACTION = ("procedure", "READ COMMITTED")
 
 
@@ -108,9 +125,10 @@ class Mutant:
     """expected: what the machine must find, one of these; nothing if the variant is right."""
 
     def __init__(self, name, sql, modes, expected, faults=(), pooled=0.3, stalls=0.01, seconds=15, patience=10,
-                 unlock=False):
+                 unlock=False, inbox=False):
         self.name, self.sql, self.modes, self.expected, self.faults = name, sql, modes, expected, faults
         self.pooled, self.stalls, self.seconds, self.patience, self.unlock = pooled, stalls, seconds, patience, unlock
+        self.inbox = inbox
 
 
 def protocol(name, *more, **settings):
@@ -127,7 +145,8 @@ MUTANTS = (
     protocol("session-level lock under PgBouncer", ("READ COMMITTED",),
              TWICE + ("a key is stuck", "a lock is left"), pooled=1.0, seconds=3, patience=3, unlock=True),
     Mutant("finish without fencing", UNFENCED, ("lease",), TWICE, stalls=0.2),
-    Mutant("UNLOGGED keys table", "ALTER TABLE idem.idempotency_keys SET UNLOGGED", ONE_TRANSACTION, GONE + TWICE,
-           ("kill -9",)),
+    Mutant("UNLOGGED keys table", PROTOCOL.replace("{mistake}", "none") + "ALTER TABLE idem.idempotency_keys SET UNLOGGED;",
+           ONE_TRANSACTION, GONE + TWICE, ("kill -9",)),
+    Mutant("a batch that takes expired keys for known", BATCH, ONE_TRANSACTION, ("a message was lost",), inbox=True),
     Mutant("prune that ignores expiry", PRUNE, ONE_TRANSACTION, GONE + TWICE),
 )
