@@ -51,7 +51,7 @@ hash_head(Sha256 *hash, char tag, uint32 n)
 	n = pg_hton32(n);
 	head[0] = (uint8) tag;
 	memcpy(head + 1, &n, sizeof(n));
-	sha256_update(hash, head, sizeof(head));
+	idem_sha256_update(hash, head, sizeof(head));
 }
 
 /*
@@ -88,9 +88,9 @@ hash_numeric_into(Sha256 *hash, Numeric num)
 	head[1] = ndigits > 0 ? pg_hton16(weight) : 0;
 	if (ndigits == 0)
 		head[2] = 0;			/* zero has no sign */
-	sha256_update(hash, "#", 1);
-	sha256_update(hash, head, sizeof(head));
-	sha256_update(hash, digits, ndigits * sizeof(int16));
+	idem_sha256_update(hash, "#", 1);
+	idem_sha256_update(hash, head, sizeof(head));
+	idem_sha256_update(hash, digits, ndigits * sizeof(int16));
 	pfree(wire);
 }
 
@@ -100,7 +100,7 @@ hash_string_into(Sha256 *hash, const char *string, int len)
 	const char *utf8 = utf8_from_server(string, &len);
 
 	hash_head(hash, '"', len);
-	sha256_update(hash, utf8, len);
+	idem_sha256_update(hash, utf8, len);
 }
 
 static void
@@ -109,10 +109,10 @@ hash_scalar_into(Sha256 *hash, const JsonbValue *v)
 	switch (v->type)
 	{
 		case jbvNull:
-			sha256_update(hash, "n", 1);
+			idem_sha256_update(hash, "n", 1);
 			break;
 		case jbvBool:
-			sha256_update(hash, v->val.boolean ? "t" : "f", 1);
+			idem_sha256_update(hash, v->val.boolean ? "t" : "f", 1);
 			break;
 		case jbvNumeric:
 			hash_numeric_into(hash, v->val.numeric);
@@ -204,7 +204,7 @@ hash_object_sorted(Sha256 *hash, JsonbIterator *it, int npairs)
 	for (int i = 0; i < npairs; i++)
 	{
 		hash_head(hash, '"', pairs[i].len);
-		sha256_update(hash, pairs[i].key, pairs[i].len);
+		idem_sha256_update(hash, pairs[i].key, pairs[i].len);
 		hash_value_sorted(hash, &pairs[i].value);
 	}
 	pfree(pairs);
@@ -245,9 +245,9 @@ fingerprint_of_jsonb(Jsonb *request, Fingerprint *result)
 {
 	Sha256		hash;
 
-	sha256_init(&hash);
+	idem_sha256_init(&hash);
 	hash_jsonb_into(&hash, request);
-	sha256_final(&hash, result->bytes + 1);
+	idem_sha256_final(&hash, result->bytes + 1);
 	result->bytes[0] = FORM_JSONB_V1;
 	result->len = 1 + SHA256_LENGTH;
 }

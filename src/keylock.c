@@ -67,10 +67,10 @@ hash_name(Sha256 *hash, const char *scope, int scope_len,
 {
 	uint64		length = pg_hton64((uint64) scope_len);
 
-	sha256_init(hash);
-	sha256_update(hash, &length, sizeof(length));
-	sha256_update(hash, scope, scope_len);
-	sha256_update(hash, key, key_len);
+	idem_sha256_init(hash);
+	idem_sha256_update(hash, &length, sizeof(length));
+	idem_sha256_update(hash, scope, scope_len);
+	idem_sha256_update(hash, key, key_len);
 }
 
 /* All in UTF-8. */
@@ -83,7 +83,7 @@ compute_id(const char *scope, int scope_len, const char *key, int key_len,
 	Sha256		hash;
 
 	hash_name(&hash, scope, scope_len, key, key_len);
-	sha256_final(&hash, digest);
+	idem_sha256_final(&hash, digest);
 	memcpy(id->data, digest, UUID_LEN);
 	if (!keytime_millis(key, key_len, &millis))
 	{
@@ -139,9 +139,9 @@ keylock_derive(const char *scope, int scope_len, const char *key, int key_len,
 
 	compute_id(utf8_scope, scope_len, utf8_key, key_len, &id);
 	hash_name(&hash, utf8_scope, scope_len, utf8_key, key_len);
-	sha256_update(&hash, "", 1);
-	sha256_update(&hash, utf8_step, step_len);
-	sha256_final(&hash, digest);
+	idem_sha256_update(&hash, "", 1);
+	idem_sha256_update(&hash, utf8_step, step_len);
+	idem_sha256_final(&hash, digest);
 	derived = write_hex(derived, id.data, UUID_LEN);
 	(void) write_hex(derived, digest, UUID_LEN);
 }

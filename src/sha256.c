@@ -99,14 +99,14 @@ hash_block(uint32 *state, const uint8 *block)
 }
 
 void
-sha256_init(Sha256 *hash)
+idem_sha256_init(Sha256 *hash)
 {
 	memcpy(hash->state, initial, sizeof(hash->state));
 	hash->nbytes = 0;
 }
 
 void
-sha256_update(Sha256 *hash, const void *bytes, size_t len)
+idem_sha256_update(Sha256 *hash, const void *bytes, size_t len)
 {
 	const uint8 *next = bytes;
 
@@ -131,16 +131,16 @@ sha256_update(Sha256 *hash, const void *bytes, size_t len)
 
 /* A one bit, zeros up to the last eight bytes of a block, the length in bits. */
 void
-sha256_final(Sha256 *hash, uint8 *digest)
+idem_sha256_final(Sha256 *hash, uint8 *digest)
 {
 	static const uint8 padding[SHA256_BLOCK_LENGTH] = {0x80};
 	uint64		nbits = pg_hton64(hash->nbytes * 8);
 	size_t		used = hash->nbytes % SHA256_BLOCK_LENGTH;
 	size_t		room = SHA256_BLOCK_LENGTH - sizeof(nbits);
 
-	sha256_update(hash, padding,
-				  used < room ? room - used : SHA256_BLOCK_LENGTH + room - used);
-	sha256_update(hash, &nbits, sizeof(nbits));
+	idem_sha256_update(hash, padding,
+					   used < room ? room - used : SHA256_BLOCK_LENGTH + room - used);
+	idem_sha256_update(hash, &nbits, sizeof(nbits));
 	for (int i = 0; i < 8; i++)
 	{
 		uint32		word = pg_hton32(hash->state[i]);

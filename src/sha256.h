@@ -29,8 +29,8 @@ typedef struct Sha256
 } Sha256;
 
 /* Needs no end: nothing is allocated. */
-extern void sha256_init(Sha256 *hash);
-extern void sha256_update(Sha256 *hash, const void *bytes, size_t len);
-extern void sha256_final(Sha256 *hash, uint8 *digest);
+extern void idem_sha256_init(Sha256 *hash);
+extern void idem_sha256_update(Sha256 *hash, const void *bytes, size_t len);
+extern void idem_sha256_final(Sha256 *hash, uint8 *digest);
 
 #endif							/* IDEMPOTENCY_SHA256_H */
