@@ -61,13 +61,6 @@ ROLLBACK TO defaults;
 -- A role without any right.
 CREATE ROLE regress_idempotency_none;
 GRANT USAGE ON SCHEMA public TO regress_idempotency_none;
-CREATE FUNCTION pg_temp.sqlstate_of(command text) RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-	EXECUTE command;
-	RETURN '00000';
-EXCEPTION WHEN OTHERS THEN
-	RETURN SQLSTATE;
-END $$;
 CREATE TEMP TABLE calls AS
 	SELECT format('SELECT public.%I(%s)', proname, (SELECT string_agg('NULL::' || format_type(a, NULL), ', ' ORDER BY n)
 		FROM unnest(proargtypes::oid[]) WITH ORDINALITY u(a, n))) AS call
