@@ -1,5 +1,5 @@
-# The commit guard fails before other extensions commit their remote transactions (I8): with postgres_fdw, whose callback is
-# registered with the session's first connection, and which commits there before the local commit.
+# The commit guard runs before postgres_fdw commits at its remote server: a transaction that the guard refuses leaves nothing
+# there, whichever of the two libraries was loaded first (I4).
 
 use strict;
 use warnings FATAL => 'all';
@@ -12,61 +12,106 @@ use PostgreSQL::Test::Utils;
 use Session;
 use Test::More;
 
-my $node = PostgreSQL::Test::Cluster->new('fdw');
+my $node = PostgreSQL::Test::Cluster->new('guard_fdw');
 $node->init;
-$node->append_conf('postgresql.conf', "max_prepared_transactions = 10\n");
 $node->start;
-plan skip_all => 'postgres_fdw is not installed'
-	if $node->safe_psql('postgres', "SELECT count(*) FROM pg_available_extensions WHERE name = 'postgres_fdw'") eq '0';
 
-$node->safe_psql('postgres', 'CREATE DATABASE elsewhere');
-$node->safe_psql('elsewhere', 'CREATE TABLE ledger (key text)');
-my ($host, $port) = ($node->host, $node->port);
-$node->safe_psql('postgres', qq{
-	CREATE EXTENSION idempotency;
-	CREATE EXTENSION postgres_fdw;
-	CREATE SERVER elsewhere FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '$host', port '$port', dbname 'elsewhere');
-	CREATE USER MAPPING FOR CURRENT_USER SERVER elsewhere;
-	CREATE FOREIGN TABLE ledger (key text) SERVER elsewhere;
-});
-
-sub remote { return $node->safe_psql('elsewhere', "SELECT count(*) FROM ledger WHERE key = '$_[0]'"); }
-
-# What the session has used first, before the transaction that is looked at.
-my %first = (
-	'postgres_fdw first' => [ 'SELECT count(*) FROM ledger', "SELECT idempotent_lookup('s', 'x')" ],
-	'idempotency first' => [ "SELECT idempotent_lookup('s', 'x')", 'SELECT count(*) FROM ledger' ],
-	'an attempt first' => [ "BEGIN; SELECT idempotent_begin('s', 'warm' || pg_backend_pid()); ROLLBACK", 'SELECT count(*) FROM ledger' ],
-	'many times in turn' => [ map { ("BEGIN; SELECT idempotent_begin('s', 'warm' || pg_backend_pid()); ROLLBACK", 'SELECT count(*) FROM ledger') } 1 .. 3 ]);
-for my $order (sort keys %first)
+if ($node->safe_psql('postgres', "SELECT count(*) FROM pg_available_extensions WHERE name = 'postgres_fdw'") eq '0')
 {
-	my $session = Session->new($node);
-	$session->query($_) for @{ $first{$order} };
-	my $key = $order =~ s/ /_/gr;
+	plan skip_all => 'postgres_fdw is not installed';
+}
+
+my $host = $node->host;
+my $port = $node->port;
+$node->safe_psql('postgres', 'CREATE DATABASE remote');
+$node->safe_psql('remote', 'CREATE TABLE charges (key text)');
+$node->safe_psql('postgres', <<"SQL");
+CREATE EXTENSION idempotency;
+CREATE EXTENSION postgres_fdw;
+CREATE SERVER remote FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '$host', port '$port', dbname 'remote');
+CREATE USER MAPPING FOR CURRENT_USER SERVER remote;
+CREATE FOREIGN TABLE charges (key text) SERVER remote;
+SQL
+
+# Is a key's charge at the remote server?
+sub charged
+{
+	my ($key) = @_;
+	return $node->safe_psql('remote', "SELECT count(*) FROM charges WHERE key = '$key'");
+}
+
+# Transactions of a session in which both libraries are at work: refused, finished, and refused again.
+sub try_session
+{
+	my ($session, $who) = @_;
+
+	for my $turn (1, 2)
+	{
+		$session->query('BEGIN');
+		$session->query("SELECT outcome FROM idempotent_begin('guard', '$who refused $turn')");
+		$session->query("INSERT INTO charges VALUES ('$who refused $turn')");
+		is($session->code('COMMIT'), 'IK500', "$who: commit without finish is refused, turn $turn");
+		is(charged("$who refused $turn"), '0', "$who: and nothing is left at the remote server, turn $turn");
+
+		$session->query('BEGIN');
+		$session->query("SELECT outcome FROM idempotent_begin('guard', '$who done $turn')");
+		$session->query("INSERT INTO charges VALUES ('$who done $turn')");
+		$session->query("SELECT idempotent_finish('guard', '$who done $turn')");
+		is($session->code('COMMIT'), '00000', "$who: commit after finish is not, turn $turn");
+		is(charged("$who done $turn"), '1', "$who: and its charge is there, turn $turn");
+
+		# Begun and undone: the next transaction's guard is as good.
+		$session->query('BEGIN');
+		$session->query('SAVEPOINT s');
+		$session->query("SELECT outcome FROM idempotent_begin('guard', '$who undone $turn')");
+		$session->query("INSERT INTO charges VALUES ('$who undone $turn')");
+		$session->query('ROLLBACK TO s');
+		$session->query("SELECT outcome FROM idempotent_begin('guard', '$who begun anew $turn')");
+		$session->query("INSERT INTO charges VALUES ('$who begun anew $turn')");
+		is($session->code('COMMIT'), 'IK500', "$who: begun anew after ROLLBACK TO it is refused, turn $turn");
+		is(charged("$who begun anew $turn"), '0', "$who: and nothing is left, turn $turn");
+	}
+
+	# The remote work first, the attempt after it.
 	$session->query('BEGIN');
-	$session->query("SELECT idempotent_begin('s', '$key')");
-	$session->query("INSERT INTO ledger VALUES ('$key')");
-	is($session->code('COMMIT'), 'IK500', "$order: a commit without finish fails");
-	is(remote($key), '0', "$order: and has committed nothing elsewhere");
-	$session->query('BEGIN');
-	is($session->query("SELECT outcome FROM idempotent_begin('s', '$key')"), 'started', "$order: the key is free");
-	$session->query("INSERT INTO ledger VALUES ('$key')");
-	$session->query("SELECT idempotent_finish('s', '$key')");
-	$session->query('COMMIT');
-	is(remote($key), '1', "$order: with a finish it commits in both places");
+	$session->query("INSERT INTO charges VALUES ('$who before begin')");
+	$session->query("SELECT outcome FROM idempotent_begin('guard', '$who before begin')");
+	is($session->code('COMMIT'), 'IK500', "$who: an attempt that begins after the remote work is refused");
+	is(charged("$who before begin"), '0', "$who: and what was done before it is not left either");
 	$session->quit;
+	return;
 }
 
-# The guard outlives errors of all kinds in the session: it is there for the next transaction.
+# A connection to the remote server registers postgres_fdw's callback, once in a session.
 my $session = Session->new($node);
-$session->query('SELECT count(*) FROM ledger');
-for my $round (1 .. 5)
-{
-	$session->query('BEGIN');
-	$session->query("SELECT idempotent_begin('s', 'round $round')");
-	$session->query("INSERT INTO ledger VALUES ('round $round')");
-	is($session->code('COMMIT'), 'IK500', "round $round: the guard is there");
-	is(remote("round $round"), '0', "round $round: and comes first");
-}
-$session->quit;
+$session->query("LOAD 'idempotency'");
+$session->query('SELECT count(*) FROM charges');
+try_session($session, 'ours first');
+
+$session = Session->new($node);
+$session->query('SELECT count(*) FROM charges');
+$session->query("LOAD 'idempotency'");
+try_session($session, 'theirs first');
+
+# An attempt has been made before the remote server is spoken to for the first time.
+$session = Session->new($node);
+$session->query('BEGIN');
+$session->query("SELECT outcome FROM idempotent_begin('guard', 'an attempt')");
+$session->query("SELECT idempotent_finish('guard', 'an attempt')");
+$session->query('COMMIT');
+$session->query('SELECT count(*) FROM charges');
+try_session($session, 'an attempt first');
+
+# The same from the start of the server.
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'idempotency,postgres_fdw'");
+$node->restart;
+$session = Session->new($node);
+$session->query('SELECT count(*) FROM charges');
+try_session($session, 'ours preloaded first');
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'postgres_fdw,idempotency'");
+$node->restart;
+$session = Session->new($node);
+$session->query('SELECT count(*) FROM charges');
+try_session($session, 'theirs preloaded first');
+
 done_testing();
