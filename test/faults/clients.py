@@ -464,6 +464,8 @@ class Resumer(Client):
 class Support(Client):
     """Whoever is on call: hands parked claims out once more, one by one, and goes on with them."""
 
+    never_ends_before_the_others = True    # they park until they end
+
     def work(self):
         time.sleep(self.rng.uniform(0.02, 0.1))
         for key, in self.attempt(lambda: self.connection().query(
