@@ -336,9 +336,9 @@ finish_here(Attempt *attempt, const KeyName *name, const Response *response,
 		check_row_not_expired(attempt, key.finished_at);
 		(void) store_delete_key(name);
 	}
-	store_insert_key(name, &key, attempt->delete_expired_first);
 	if (attempt->claim_no > 0)
-		(void) store_delete_claim(name, attempt->claim_no);
+		lease_delete_claim(name, attempt->claim_no);
+	store_insert_key(name, &key, attempt->delete_expired_first);
 	attempt_list_mark_ended(attempt);
 }
 

@@ -190,6 +190,18 @@ read_own_claim(const KeyName *name, int32 attempt_no, bool may_be_ended,
 }
 
 void
+lease_delete_claim(const KeyName *name, int32 claim_no)
+{
+	Stored		stored;
+
+	if (store_delete_claim(name, claim_no))
+		return;
+	store_read(name, true, &stored);
+	if (stored.has_claim)
+		lease_report_overtaken(claim_no, "Another attempt has taken the key over.");
+}
+
+void
 lease_finish(const KeyName *name, const Response *response, int32 attempt_no,
 			 int64 retention)
 {
@@ -210,7 +222,7 @@ lease_finish(const KeyName *name, const Response *response, int32 attempt_no,
 									  stored.claim.retention);
 	key.response = *response;
 
-	(void) store_delete_claim(name, attempt_no);
+	lease_delete_claim(name, attempt_no);
 	store_insert_key(name, &key, stored.has_key);
 	mark_own_ended(name);
 }

@@ -38,6 +38,12 @@ extern void lease_take_over(const AttemptRequest *request,
 							AttemptResult *result);
 
 /*
+ * Delete the claim, which must still be this attempt's: a second line of
+ * defence beside the lock.  A counter may have been pruned meanwhile.
+ */
+extern void lease_delete_claim(const KeyName *name, int32 claim_no);
+
+/*
  * Finish or release the attempt of this number.  retention: what finish was
  * given, or 0.
  */

@@ -123,7 +123,7 @@ store_answer(const Resolution *resolution, const Stored *stored,
 	insert_correction(resolution, &correction,
 					  is_claimed ? "settled" : "recorded");
 	if (stored->has_claim)
-		(void) store_delete_claim(&resolution->name, stored->claim.attempt_no);
+		lease_delete_claim(&resolution->name, stored->claim.attempt_no);
 	store_insert_key(&resolution->name, &key, stored->has_key);
 	stats_count(STATS_RESOLVED, 1);
 	return is_claimed ? "settled" : "recorded";

@@ -68,17 +68,17 @@ SELECT is_empty($$SELECT what, grantee FROM granted WHERE grantee <> 'pg_monitor
 SAVEPOINT defaults;
 DROP EXTENSION idempotency CASCADE;
 CREATE ROLE regress_idempotency_default;
-CREATE ROLE "regress Idempotency ""quoted""";
+CREATE ROLE "regress_Idempotency ""quoted""";
 ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC, regress_idempotency_default;
 ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO PUBLIC, regress_idempotency_default;
 ALTER DEFAULT PRIVILEGES GRANT ALL ON TYPES TO regress_idempotency_default;
 ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO PUBLIC, regress_idempotency_default;
 ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO pg_monitor WITH GRANT OPTION;
 ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO pg_monitor;
-ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TABLES TO "regress Idempotency ""quoted""" WITH GRANT OPTION;
-ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON SEQUENCES TO "regress Idempotency ""quoted""" WITH GRANT OPTION;
-ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TYPES TO "regress Idempotency ""quoted""" WITH GRANT OPTION;
-ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON FUNCTIONS TO "regress Idempotency ""quoted""" WITH GRANT OPTION;
+ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TABLES TO "regress_Idempotency ""quoted""" WITH GRANT OPTION;
+ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON SEQUENCES TO "regress_Idempotency ""quoted""" WITH GRANT OPTION;
+ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TYPES TO "regress_Idempotency ""quoted""" WITH GRANT OPTION;
+ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON FUNCTIONS TO "regress_Idempotency ""quoted""" WITH GRANT OPTION;
 CREATE TABLE of_the_defaults ();
 SELECT cmp_ok(count(DISTINCT a.grantee), '>=', 4::bigint, 'a table that is made under such default privileges is everybody''s')
 FROM pg_class, aclexplode(relacl) a WHERE oid = 'of_the_defaults'::regclass;
