@@ -97,10 +97,12 @@ hash_numeric_into(Sha256 *hash, Numeric num)
 static void
 hash_string_into(Sha256 *hash, const char *string, int len)
 {
-	const char *utf8 = utf8_from_server(string, &len);
+	char	   *utf8 = utf8_from_server(string, &len);
 
 	hash_head(hash, '"', len);
 	idem_sha256_update(hash, utf8, len);
+	if (utf8 != string)
+		pfree(utf8);			/* a request may have millions of them */
 }
 
 static void

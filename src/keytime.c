@@ -22,15 +22,20 @@
 /* 2016-01-01, in milliseconds since 1970 */
 #define MILLIS_OF_2016 UINT64CONST(1451606400000)
 
-static int
-digit_value(const char *digits, char c)
-{
-	const char *found;
+/* The letters' values in Crockford's base 32, which has no i, l, o and u. */
+static const int8 letter_values[26] = {
+	10, 11, 12, 13, 14, 15, 16, 17, -1, 18, 19, -1, 20, 21, -1,
+	22, 23, 24, 25, 26, -1, 27, 28, 29, 30, 31
+};
 
-	if (c >= 'A' && c <= 'Z')
-		c += 'a' - 'A';
-	found = c == '\0' ? NULL : strchr(digits, c);
-	return found == NULL ? -1 : (int) (found - digits);
+/* In base 32, either case, of which base 16 is the beginning; -1: no digit. */
+static int
+digit_value(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	c |= 'a' - 'A';
+	return c >= 'a' && c <= 'z' ? letter_values[c - 'a'] : -1;
 }
 
 static bool
@@ -38,7 +43,7 @@ millis_of_uuid7(const char *key, uint64 *millis)
 {
 	for (int i = 0; i < UUID_TEXT_LEN; i++)
 	{
-		int			value = digit_value("0123456789abcdef", key[i]);
+		int			value = digit_value(key[i]);
 
 		if (i == 8 || i == 13 || i == 18 || i == 23)
 		{
@@ -46,7 +51,7 @@ millis_of_uuid7(const char *key, uint64 *millis)
 				return false;
 			continue;
 		}
-		if (value < 0 ||
+		if (value < 0 || value > 15 ||
 			(i == 14 && value != 7) ||	/* version */
 			(i == 19 && (value & 0xC) != 0x8))	/* variant */
 			return false;
@@ -61,7 +66,7 @@ millis_of_ulid(const char *key, uint64 *millis)
 {
 	for (int i = 0; i < ULID_TEXT_LEN; i++)
 	{
-		int			value = digit_value("0123456789abcdefghjkmnpqrstvwxyz", key[i]);
+		int			value = digit_value(key[i]);
 
 		if (value < 0 || (i == 0 && value > 7))
 			return false;

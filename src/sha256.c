@@ -58,6 +58,16 @@ expand_block(const uint8 *block, uint32 *w)
 	}
 }
 
+/* One round, which changes d and h; the caller renames the words. */
+#define ROUND(a, b, c, d, e, f, g, h, addend) \
+	do { \
+		h += (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + \
+			(g ^ (e & (f ^ g))) + (addend); \
+		d += h; \
+		h += (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + \
+			((a & b) | (c & (a | b))); \
+	} while (0)
+
 static void
 hash_block(uint32 *state, const uint8 *block)
 {
@@ -72,21 +82,16 @@ hash_block(uint32 *state, const uint8 *block)
 	uint32		w[64];
 
 	expand_block(block, w);
-	for (int i = 0; i < 64; i++)
+	for (int i = 0; i < 64; i += 8)
 	{
-		uint32		t1 = h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) +
-			((e & f) ^ (~e & g)) + constants[i] + w[i];
-		uint32		t2 = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) +
-			((a & b) ^ (a & c) ^ (b & c));
-
-		h = g;
-		g = f;
-		f = e;
-		e = d + t1;
-		d = c;
-		c = b;
-		b = a;
-		a = t1 + t2;
+		ROUND(a, b, c, d, e, f, g, h, constants[i] + w[i]);
+		ROUND(h, a, b, c, d, e, f, g, constants[i + 1] + w[i + 1]);
+		ROUND(g, h, a, b, c, d, e, f, constants[i + 2] + w[i + 2]);
+		ROUND(f, g, h, a, b, c, d, e, constants[i + 3] + w[i + 3]);
+		ROUND(e, f, g, h, a, b, c, d, constants[i + 4] + w[i + 4]);
+		ROUND(d, e, f, g, h, a, b, c, constants[i + 5] + w[i + 5]);
+		ROUND(c, d, e, f, g, h, a, b, constants[i + 6] + w[i + 6]);
+		ROUND(b, c, d, e, f, g, h, a, constants[i + 7] + w[i + 7]);
 	}
 	state[0] += a;
 	state[1] += b;

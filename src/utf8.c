@@ -42,7 +42,13 @@ utf8_from_server(const char *string, int *len)
 		return unconstify(char *, string);
 	proc = FindDefaultConversion(PG_CATALOG_NAMESPACE, encoding, PG_UTF8);
 	if (!OidIsValid(proc))
-		elog(ERROR, "there is no conversion from the database's encoding to UTF8");
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("idempotency keys are not supported in a database with encoding %s",
+						pg_encoding_to_char(encoding)),
+				 errdetail("A key's identity is computed in UTF8, and PostgreSQL has no conversion from %s to UTF8.",
+						   pg_encoding_to_char(encoding)),
+				 errhint("Use a database with encoding UTF8.")));
 	result = MemoryContextAllocHuge(CurrentMemoryContext, size);
 	(void) OidFunctionCall6(proc, Int32GetDatum(encoding),
 							Int32GetDatum(PG_UTF8), CStringGetDatum(string),

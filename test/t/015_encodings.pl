@@ -78,5 +78,18 @@ is($ascii->query("SELECT idempotent_derive('shop', convert_from('\\xc3a4c3b6c3bc
 	'SQL_ASCII: UTF-8 bytes are the same key');
 is(length($ascii->query("SELECT idempotent_derive('shop', convert_from('\\xff80', 'SQL_ASCII'), 'x')")), 64, 'and any other bytes are one');
 
+# MULE_INTERNAL, which PostgreSQL cannot convert to UTF-8, is refused, where there is such a database at all.
+SKIP:
+{
+	my ($status) = $node->psql('postgres', "CREATE DATABASE mule TEMPLATE template0 ENCODING 'MULE_INTERNAL' LC_COLLATE 'C' LC_CTYPE 'C'");
+	skip 'this server has no MULE_INTERNAL', 2 if $status != 0;
+	$node->safe_psql('mule', 'CREATE EXTENSION idempotency');
+	for my $call ("idempotent_begin('s', 'k')", "idempotent_derive('s', 'k', 'x')")
+	{
+		my (undef, undef, $stderr) = $node->psql('mule', "\\set VERBOSITY sqlstate\nSELECT $call");
+		like($stderr, qr/0A000/, "no conversion to UTF-8: $call");
+	}
+}
+
 $_->quit for $latin1, $utf8, $ascii;
 done_testing();

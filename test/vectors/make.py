@@ -4,12 +4,17 @@
 identity.json and fingerprint.json are this program's output: make.py identity, make.py fingerprint.  They freeze the form:
 two ids for one key would be two executions.  test/checks/vectors compares the files with the output, test/sql/identity.sql
 the server with the files.
+
+make.py random COUNT writes the derived keys of random keys as CSV, for script/check-fingerprint: scope, key, step, derived.
 """
+import csv
 import decimal
 import hashlib
 import json
+import random
 import re
 import sys
+import uuid
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.I | re.A)
 ULID = re.compile(r"[0-7][0-9a-hjkmnp-tv-z]{25}", re.I | re.A)
@@ -137,7 +142,53 @@ REQUESTS = [
 ]
 
 
-def main(what):
+# --- random keys: times in them, nearly so, and any text ---
+
+ALPHABET = "0123456789abcdefABCDEFghijklmnopqrstuvwxyzGHIJKLMNOPQRSTUVWXYZ--__{} \u0663\uff11\u0131\u017f\u212aé"
+CHARACTERS = ALPHABET + "\u0001\t\n\r\x7f\\\"',;äöü€漢😀\u200d\ufeff\u202e\u0301"
+
+
+def any_text(longest):
+    return "".join(random.choices(CHARACTERS, k=random.randint(1, longest)))
+
+
+def random_case(text):
+    return random.choice([str.lower, str.upper, lambda t: "".join(random.choice([c.lower(), c.upper()]) for c in t)])(text)
+
+
+def with_time(length):
+    """A UUIDv7 or ULID of any time: recent ones, and ones that fill all bits."""
+    bits = random.getrandbits(128)
+    if random.random() < 0.5:
+        bits = (1451606400000 + random.getrandbits(40)) << 80 | random.getrandbits(80)
+    if length == 36:
+        return str(uuid.UUID(int=bits & ~(0xF << 76) & ~(3 << 62) | 7 << 76 | 2 << 62))
+    return "".join(CROCKFORD[bits >> shift & 31] for shift in range(125, -1, -5))
+
+
+def nearly(key):
+    """One character replaced, left out, put in, or moved."""
+    at, new = random.randrange(len(key)), random.choice(ALPHABET)
+    moved = key[:at] + key[at + 1:]
+    to = random.randrange(len(key))
+    return random.choice([key[:at] + new + key[at + 1:], moved, key[:at] + new + key[at:], moved[:to] + key[at] + moved[to:]])
+
+
+def random_key():
+    key = random_case(with_time(random.choice([26, 36])))
+    return random.choices([key, nearly(key), str(uuid.UUID(int=random.getrandbits(128))), any_text(60), any_text(255)],
+                          [40, 40, 5, 10, 5])[0]
+
+
+def write_random(count):
+    random.seed(42)
+    out = csv.writer(sys.stdout, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for _ in range(count):
+        row = any_text(200), random_key(), any_text(20)
+        out.writerow(row + (derive(*row),))
+
+
+def write_vectors(what):
     if what == "identity":
         rows = [{"scope": s, "key": k, "id": identity(s, k).hex(), "lock": identity(s, k)[8:].hex(),
                  "derived": {step: derive(s, k, step) for step in STEPS}} for s, k in KEYS if s]
@@ -146,4 +197,7 @@ def main(what):
     print("[" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "]")
 
 
-main(sys.argv[1])
+if sys.argv[1] == "random":
+    write_random(int(sys.argv[2]))
+else:
+    write_vectors(sys.argv[1])
