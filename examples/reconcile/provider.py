@@ -114,8 +114,12 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"       # one connection for many calls
 
     def do_POST(self):
-        order = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        key = self.headers["Idempotency-Key"]
+        length = int(self.headers["Content-Length"])
+        text = self.rfile.read(length)
+        if len(text) < length:
+            self.close_connection = True        # the caller was killed while it sent this
+            return
+        order, key = json.loads(text), self.headers["Idempotency-Key"]
         n = ledger.take_call(key, order)
         fault = fault_of(key)[1]
         if n <= fault.busy:
