@@ -1,7 +1,8 @@
 -- The batch: compares the provider's settlement file with what is stored here, settles what both sides prove, and lists
 -- the rest for a person. It may be run at any time, killed at any time, and run again.
 --
--- For the test, shop.skip names a step to leave out: open_here, open_refused, refused_here, ledger, amounts or list.
+-- For the test, shop.skip names a step to leave out: open_here, open_refused, refused_here, ledger, lines,
+-- amounts or list.
 
 CREATE TABLE statements (
 	file		text PRIMARY KEY,
@@ -105,7 +106,7 @@ BEGIN
 	FOR d IN
 		SELECT * FROM disagreements(of_file)
 		WHERE verdict IN ('open_here', 'open_refused', 'refused_here') AND NOT skips(verdict)
-		AND lines = 1 AND (amounts_agree OR skips('amounts'))
+		AND (lines = 1 OR skips('lines')) AND (amounts_agree OR skips('amounts'))
 	LOOP
 		PERFORM settle_line(of_file, d.verdict, d.order_id, d.attempt, d.theirs, d.first_line);
 		COMMIT;

@@ -25,7 +25,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 SHOP = os.environ.get("PGDATABASE", "shop")
 WORKERS = 6
 RATE = 250              # orders a second come in, or as fast as the workers can
-STEPS = "open_here", "open_refused", "refused_here", "ledger", "amounts", "list"
+STEPS = "open_here", "open_refused", "refused_here", "ledger", "lines", "amounts", "list"
 STATEMENT = "settlement evening.jsonl"
 failures = 0
 
