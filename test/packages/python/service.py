@@ -134,6 +134,7 @@ def driver():
     if kind == "asqlalchemy":
         from sqlalchemy.ext.asyncio import create_async_engine
         return AsyncSqlalchemy(create_async_engine("postgresql+asyncpg://", connect_args={
+            "server_settings": {"default_transaction_read_only": "on"} if "READONLY" in os.environ else {},
             "host": os.environ["PGHOST"], "port": int(os.environ["PGPORT"]), "user": os.environ["PGUSER"],
             "database": os.environ["PGDATABASE"]}))
     import asyncpg
