@@ -150,6 +150,39 @@ def ietf(framework, service):
           [409, "1", 201, 1])
 
 
+def refusals(framework):
+    """What only claims, and settings, bring about."""
+    with Running(framework, PGOPTIONS="-c idempotency.max_response_size=1kB") as service:
+        key, reference = str(uuid.uuid4()), str(uuid.uuid4())
+        large = service.send(key, {"reference": reference, "do": "large"})
+        check(f"{framework}: a response too large to keep is 500 without a hint to retry, and the work is undone",
+              [large[0], large[1].get("retry-after"), count(reference), stored(key)], [500, None, 0, 0])
+        DB.execute("SELECT idempotent_begin('ietf one', %s, lease => '1 hour')", [key])
+        busy = service.send(key, {"reference": reference})
+        check(f"{framework}: under somebody's lease", [busy[0], int(busy[1]["retry-after"]) > 3000], [409, True])
+        DB.execute("SELECT idempotent_park('ietf one', %s, 1, 'who knows')", [key])
+        parked = service.send(key, {"reference": reference})
+        check(f"{framework}: parked", [parked[0], json.loads(parked[2])["code"], parked[1].get("retry-after"), count(reference)],
+              [423, "parked", None, 0])
+
+
+def client_gone(framework):
+    """The client goes while the handler works: its retry gets the response."""
+    key, reference = str(uuid.uuid4()), str(uuid.uuid4())
+    body = json.dumps({"reference": reference, "do": "wait"})
+    with Running(framework) as service:
+        with psycopg.connect("") as holder:
+            holder.execute("SELECT pg_advisory_xact_lock(4711)")
+            with socket.create_connection(("127.0.0.1", service.port)) as client:
+                client.sendall(f"POST /payments HTTP/1.1\r\nHost: a\r\nX-Account: one\r\nIdempotency-Key: {key}\r\n"
+                               f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+                wait_for("SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted)")
+        wait_for("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE state <> 'idle' AND pid <> pg_backend_pid()"
+                 " AND backend_type = 'client backend')")
+        check(f"{framework}: the client has gone, its retry is charged once",
+              [service.send(key, body)[0], count(reference)], [201, 1])
+
+
 def crashes(framework):
     for what, kept in (("die before", 0), ("die after", 1)):
         key, reference = str(uuid.uuid4()), str(uuid.uuid4())
@@ -320,6 +353,8 @@ for framework in FRAMEWORKS:
     unusable(framework)
 for framework in FRAMEWORKS:
     crashes(framework)
+    client_gone(framework)
+refusals("flask-psycopg2")
 profiles("starlette-asyncpg")
 profiles("flask-psycopg2")
 profiles("django-middleware")
