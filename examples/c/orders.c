@@ -76,27 +76,27 @@ leave_pipeline(PGconn *conn)
 		PQclear(PQexec(conn, "ROLLBACK"));
 }
 
-/* Place an order: its id goes to answer; otherwise sqlstate is not empty. */
+/* Place an order for an account, which the authentication names: its id goes to answer; otherwise sqlstate is not empty. */
 static void
-place_order(PGconn *conn, const char *key, const char *item,
-			const char *quantity, char *answer, char *sqlstate)
+place_order(PGconn *conn, const char *account, const char *key,
+			const char *item, const char *quantity, char *answer, char *sqlstate)
 {
-	const char *order[] = {key, item, quantity};
+	const char *order[] = {account, key, item, quantity};
 	int			replayed = 0;
 
 	PQenterPipelineMode(conn);
 	send_query(conn, "BEGIN", 0, NULL);
 	send_query(conn,
 			   "SELECT replayed, response->>'id' AS answer"
-			   " FROM idempotent_begin('orders', $1, request =>"
-			   " jsonb_build_object('item', $2::text, 'quantity', $3::integer))",
-			   3, order);
+			   " FROM idempotent_begin($1::text || ' orders', $2, request =>"
+			   " jsonb_build_object('item', $3::text, 'quantity', $4::integer))",
+			   4, order);
 	send_query(conn, "INSERT INTO orders (item, quantity) VALUES ($1, $2)",
-			   2, order + 1);
+			   2, order + 2);
 	send_query(conn,
-			   "SELECT idempotent_finish('orders', $1, jsonb_build_object('id',"
+			   "SELECT idempotent_finish($1::text || ' orders', $2, jsonb_build_object('id',"
 			   " currval(pg_get_serial_sequence('orders', 'id'))))->>'id' AS answer",
-			   1, order);
+			   2, order);
 	send_query(conn, "COMMIT", 0, NULL);
 	PQpipelineSync(conn);
 
@@ -116,7 +116,7 @@ begin_only(PGconn *conn, const char *key, int in_transaction, char *sqlstate)
 	PQenterPipelineMode(conn);
 	if (in_transaction)
 		send_query(conn, "BEGIN", 0, NULL);
-	send_query(conn, "SELECT idempotent_begin('orders', $1)", 1, &key);
+	send_query(conn, "SELECT idempotent_begin('acct_1 orders', $1)", 1, &key);
 	if (in_transaction)
 		send_query(conn, "COMMIT", 0, NULL);
 	PQpipelineSync(conn);
@@ -136,8 +136,8 @@ main(int argc, char **argv)
 		fprintf(stderr, "usage: orders place KEY ITEM QUANTITY\n%s", PQerrorMessage(conn));
 		return 1;
 	}
-	if (strcmp(argv[1], "place") == 0 && argc == 5)
-		place_order(conn, argv[2], argv[3], argv[4], answer, sqlstate);
+	if (strcmp(argv[1], "place") == 0 && argc == 5 && getenv("ACCOUNT"))
+		place_order(conn, getenv("ACCOUNT"), argv[2], argv[3], argv[4], answer, sqlstate);
 	else
 		begin_only(conn, argv[2], strcmp(argv[1], "begin") == 0, sqlstate);
 	puts(sqlstate[0] != '\0' ? sqlstate : answer);

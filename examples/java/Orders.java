@@ -38,13 +38,14 @@ public class Orders {
         }
     }
 
-    static int placeOrder(Connection db, String key, String item, int quantity) throws SQLException {
+    static int placeOrder(Connection db, String account, String key, String item, int quantity) throws SQLException {
         String request = "jsonb_build_object('item', ?::text, 'quantity', ?::integer)";
         try (PreparedStatement begin = db.prepareStatement(
-                "SELECT replayed, (response->>'id')::integer AS id FROM idempotent_begin('orders', ?, request => " + request + ")")) {
-            begin.setString(1, key);
-            begin.setString(2, item);
-            begin.setInt(3, quantity);
+                "SELECT replayed, (response->>'id')::integer AS id FROM idempotent_begin(?, ?, request => " + request + ")")) {
+            begin.setString(1, account + " orders");       // the account from the authentication
+            begin.setString(2, key);
+            begin.setString(3, item);
+            begin.setInt(4, quantity);
             try (ResultSet attempt = begin.executeQuery()) {
                 attempt.next();
                 if (attempt.getBoolean("replayed")) {
@@ -61,16 +62,17 @@ public class Orders {
                 id = order.getInt(1);
             }
         }
-        try (PreparedStatement finish = db.prepareStatement("SELECT idempotent_finish('orders', ?, jsonb_build_object('id', ?::integer))")) {
-            finish.setString(1, key);
-            finish.setInt(2, id);
+        try (PreparedStatement finish = db.prepareStatement("SELECT idempotent_finish(?, ?, jsonb_build_object('id', ?::integer))")) {
+            finish.setString(1, account + " orders");
+            finish.setString(2, key);
+            finish.setInt(3, id);
             finish.executeQuery().close();
         }
         return id;
     }
 
     static Void begin(Connection db, String key) throws SQLException {
-        try (PreparedStatement begin = db.prepareStatement("SELECT idempotent_begin('orders', ?)")) {
+        try (PreparedStatement begin = db.prepareStatement("SELECT idempotent_begin('acct_1 orders', ?)")) {
             begin.setString(1, key);
             begin.executeQuery().close();
         }
@@ -99,7 +101,7 @@ public class Orders {
         try {
             switch (args[0]) {
                 case "place":
-                    int id = inTransaction(xa, db -> placeOrder(db, args[1], args[2], Integer.parseInt(args[3])));
+                    int id = inTransaction(xa, db -> placeOrder(db, System.getenv("ACCOUNT"), args[1], args[2], Integer.parseInt(args[3])));
                     System.out.println(id);
                     break;
                 case "begin":

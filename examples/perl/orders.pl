@@ -33,16 +33,17 @@ sub transaction
 
 sub place_order
 {
-	my ($db, $key, $order) = @_;
+	my ($db, $account, $key, $order) = @_;
+	my $scope = "$account orders";    # the account from the authentication
 	return transaction($db, sub {
 		my $attempt = $db->selectrow_hashref(
-			"SELECT * FROM idempotent_begin('orders', ?, request => ?)", undef, $key, $json->encode($order));
+			"SELECT * FROM idempotent_begin(?, ?, request => ?)", undef, $scope, $key, $json->encode($order));
 		return $json->decode($attempt->{response}) if $attempt->{replayed};
 
 		my ($id) = $db->selectrow_array("INSERT INTO orders (item, quantity) VALUES (?, ?) RETURNING id",
 			undef, $order->{item}, $order->{quantity});
 		my $response = { id => $id };
-		$db->selectrow_array("SELECT idempotent_finish('orders', ?, ?)", undef, $key, $json->encode($response));
+		$db->selectrow_array("SELECT idempotent_finish(?, ?, ?)", undef, $scope, $key, $json->encode($response));
 		return $response;
 	});
 }
@@ -50,9 +51,9 @@ sub place_order
 # For the test.
 my ($what, $key, $item, $quantity) = @ARGV;
 my $db = connect_db();
-my $begin = sub { $db->selectrow_array("SELECT idempotent_begin('orders', ?)", undef, $key) };
+my $begin = sub { $db->selectrow_array("SELECT idempotent_begin('acct_1 orders', ?)", undef, $key) };
 eval {
-	if ($what eq 'place') { print place_order($db, $key, { item => $item, quantity => $quantity + 0 })->{id}, "\n" }
+	if ($what eq 'place') { print place_order($db, $ENV{ACCOUNT}, $key, { item => $item, quantity => $quantity + 0 })->{id}, "\n" }
 	elsif ($what eq 'begin') { transaction($db, $begin) }
 	else { $begin->() }
 	1;

@@ -34,15 +34,16 @@ function transaction(PDO $db, callable $work): mixed
     }
 }
 
-function placeOrder(PDO $db, string $key, array $order): array
+function placeOrder(PDO $db, string $account, string $key, array $order): array
 {
-    return transaction($db, function () use ($db, $key, $order) {
-        $attempt = query($db, "SELECT * FROM idempotent_begin('orders', ?, request => ?)", [$key, json_encode($order)]);
+    $scope = "$account orders";                     // the account from the authentication
+    return transaction($db, function () use ($db, $scope, $key, $order) {
+        $attempt = query($db, "SELECT * FROM idempotent_begin(?, ?, request => ?)", [$scope, $key, json_encode($order)]);
         if ($attempt['replayed']) {
             return json_decode($attempt['response'], true);
         }
         $response = query($db, 'INSERT INTO orders (item, quantity) VALUES (?, ?) RETURNING id', array_values($order));
-        query($db, "SELECT idempotent_finish('orders', ?, ?)", [$key, json_encode($response)]);
+        query($db, "SELECT idempotent_finish(?, ?, ?)", [$scope, $key, json_encode($response)]);
         return $response;
     });
 }
@@ -50,10 +51,10 @@ function placeOrder(PDO $db, string $key, array $order): array
 // For the test.
 $db = connect();
 [, $what, $key] = $argv;
-$begin = fn () => query($db, "SELECT idempotent_begin('orders', ?)", [$key]);
+$begin = fn () => query($db, "SELECT idempotent_begin('acct_1 orders', ?)", [$key]);
 try {
     match ($what) {
-        'place' => print(placeOrder($db, $key, ['item' => $argv[3], 'quantity' => (int) $argv[4]])['id'] . "\n"),
+        'place' => print(placeOrder($db, getenv('ACCOUNT'), $key, ['item' => $argv[3], 'quantity' => (int) $argv[4]])['id'] . "\n"),
         'begin' => transaction($db, $begin),
         'autocommit' => $begin(),
     };

@@ -26,7 +26,9 @@ if not settings.configured:
 
 
 def sqlstate(error):
-    return getattr(error.__cause__, "pgcode", None)
+    """psycopg 3 (Django 4.2 and later) calls it sqlstate, psycopg2 pgcode."""
+    cause = error.__cause__
+    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
 
 
 def idempotent(scope):
@@ -64,7 +66,9 @@ def idempotent(scope):
     return decorate
 
 
-@idempotent(scope=lambda request: f"{request.method} {request.path}")
+# The account comes from the authentication: request.user where Django's own is used. The scope names the operation, not
+# the path as it was spelled.
+@idempotent(scope=lambda request: f"{request.META['REMOTE_USER']} POST orders")
 def place_order(request):
     order = json.loads(request.body)
     with connection.cursor() as cursor:
@@ -78,7 +82,7 @@ urlpatterns = [path("orders", place_order)]
 
 
 # For the test: its scope is that of the view above.
-SCOPE = "POST /orders"
+SCOPE = "acct_1 POST orders"
 
 
 def begin(key):
@@ -91,7 +95,7 @@ def main(what, key, item=None, quantity=None):
     try:
         if what == "place":
             response = Client().post("/orders", {"item": item, "quantity": int(quantity)}, content_type="application/json",
-                                     HTTP_IDEMPOTENCY_KEY=key).json()
+                                     HTTP_IDEMPOTENCY_KEY=key, REMOTE_USER=os.environ["ACCOUNT"]).json()
             print(response.get("id") or response["error"])
         elif what == "begin":
             with transaction.atomic():

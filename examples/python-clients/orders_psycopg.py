@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 """psycopg 3. With PgBouncer in transaction mode, prepare_threshold=None."""
+import os
 import sys
 
 import psycopg
@@ -11,14 +12,15 @@ def connect():
     return psycopg.connect(autocommit=True, prepare_threshold=None, row_factory=namedtuple_row)
 
 
-def place_order(db, key, order):
+def place_order(db, account, key, order):
+    scope = f"{account} orders"                     # the account from the authentication, never from the client's word
     with db.transaction():
-        attempt = db.execute("SELECT * FROM idempotent_begin('orders', %s, request => %s)", [key, Jsonb(order)]).fetchone()
+        attempt = db.execute("SELECT * FROM idempotent_begin(%s, %s, request => %s)", [scope, key, Jsonb(order)]).fetchone()
         if attempt.replayed:
             return attempt.response
         row = db.execute("INSERT INTO orders (item, quantity) VALUES (%(item)s, %(quantity)s) RETURNING id", order).fetchone()
         response = {"id": row.id}
-        db.execute("SELECT idempotent_finish('orders', %s, %s)", [key, Jsonb(response)])
+        db.execute("SELECT idempotent_finish(%s, %s, %s)", [scope, key, Jsonb(response)])
         return response
 
 
@@ -29,14 +31,14 @@ def begin_and_commit(db, key):
 
 
 def begin_in_autocommit(db, key):
-    db.execute("SELECT idempotent_begin('orders', %s)", [key])
+    db.execute("SELECT idempotent_begin('acct_1 orders', %s)", [key])
 
 
 def main(what, key, item=None, quantity=None):
     db = connect()
     try:
         if what == "place":
-            print(place_order(db, key, {"item": item, "quantity": int(quantity)})["id"])
+            print(place_order(db, os.environ["ACCOUNT"], key, {"item": item, "quantity": int(quantity)})["id"])
         elif what == "begin":
             begin_and_commit(db, key)
         else:

@@ -1,0 +1,390 @@
+"""What happens to a request with a key, without any input or output.
+
+The two generators of Attempt yield commands for a session of the database and receive the results, so that synchronous
+and asynchronous servers run the same code.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import urllib.parse
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Generator, List, Mapping, Optional, Sequence, Tuple, Union
+
+Headers = List[Tuple[str, str]]
+Command = Tuple[Any, ...]
+Steps = Generator[Command, Any, Any]
+
+
+@dataclass
+class Request:
+    """What the options' functions see of a request. route and params come from the framework's router, where it has one."""
+    method: str
+    path: str
+    query: str
+    headers: Headers
+    body: bytes
+    route: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    native: Any = None                      # ASGI scope, WSGI environ, or Django's request
+
+    def header(self, name: str) -> Optional[str]:
+        values = self.header_list(name)
+        return values[0] if values else None
+
+    def header_list(self, name: str) -> List[str]:
+        return [value for known, value in self.headers if known.lower() == name.lower()]
+
+
+@dataclass
+class Response:
+    status: int
+    headers: Headers
+    body: bytes
+
+    def header(self, name: str) -> Optional[str]:
+        return next((value for known, value in self.headers if known.lower() == name.lower()), None)
+
+
+@dataclass
+class Context:
+    """What the handler sees: the connection inside the request's transaction, and the key."""
+    db: Any
+    key: Optional[str]
+
+
+Retention = Union[str, Callable[[Response], str]]
+
+# What may succeed on a retry, or was never the operation's answer, is not kept.
+NEVER_KEPT = frozenset({401, 408, 409, 425, 429})
+
+KEPT_HEADERS = ("Content-Type", "Content-Encoding", "Content-Language", "Content-Location", "Content-Disposition",
+                "Cache-Control", "ETag", "Last-Modified", "Link", "Location", "Retry-After", "Vary")
+
+
+def keeps_below_500(response: Response) -> bool:
+    return response.status < 500 and response.status not in NEVER_KEPT
+
+
+@dataclass
+class Options:
+    """account is required: it names who is asking, from the authentication. Keys of two accounts never meet."""
+    account: Callable[[Request], Optional[str]]
+    profile: str = "plain"
+    header: str = "Idempotency-Key"
+    required: bool = False
+    methods: Sequence[str] = ("POST", "PATCH")
+    max_key_length: int = 255
+    parse_key: Callable[[str], Optional[str]] = lambda text: text
+    scope: Optional[Callable[[Request, str], str]] = None
+    compare: Union[str, None, Callable[[Request], bytes]] = "json"     # "json", "raw", None, or a function: bytes to compare
+    keeps: Callable[[Response], bool] = keeps_below_500
+    retention: Retention = "24 hours"
+    kept_headers: Sequence[str] = KEPT_HEADERS
+    replay_headers: Mapping[str, str] = field(default_factory=lambda: {"Idempotent-Replayed": "true"})
+    wait: Optional[float] = None            # seconds to wait for a request at work; None: 409 at once
+    max_request_size: int = 16 * 1024 * 1024
+    documentation: Optional[str] = None     # URL of the service's own page about its keys
+    problem: Optional[Callable[["Options", "Problem"], Response]] = None
+    decorate: Optional[Callable[["Options", Request, Response, Optional[str], bool], None]] = None
+    on_event: Optional[Callable[[str, Request, Optional[str]], None]] = None
+
+
+@dataclass
+class Problem:
+    code: str
+    status: int
+    title: str
+    retry_after: Optional[int] = None
+
+
+PROBLEMS: Dict[str, Tuple[int, str]] = {
+    "key_missing": (400, "This operation requires an Idempotency-Key"),
+    "key_invalid": (400, "The Idempotency-Key is malformed or too long"),
+    "request_invalid": (400, "The request contains characters that cannot be stored"),
+    "unauthenticated": (401, "The request does not say whose key this is"),
+    "in_progress": (409, "A request with this Idempotency-Key is being processed"),
+    "expired": (412, "The request is older than its key is kept; whether it was processed is not known"),
+    "request_too_large": (413, "The request is too large"),
+    "mismatch": (422, "The Idempotency-Key was used with another request"),
+    "parked": (423, "The outcome of an earlier attempt is not known; it must be settled first"),
+    "misuse": (500, "The service does not use its keys correctly"),
+    "response_too_large": (500, "The response is too large to be kept"),
+    "unavailable": (503, "The request could not be completed; retry with the same Idempotency-Key"),
+}
+
+RETRYABLE = frozenset({"in_progress", "unavailable"})
+
+
+def problem(code: str, retry_after: Optional[int] = None) -> Problem:
+    status, title = PROBLEMS[code]
+    return Problem(code, status, title, (retry_after if retry_after is not None else 1) if code in RETRYABLE else None)
+
+
+# ---- errors of the database ----
+
+def sqlstate(error: Optional[BaseException]) -> Optional[str]:
+    """The SQLSTATE, wherever psycopg, psycopg2, asyncpg, SQLAlchemy or Django has put it."""
+    seen = 0
+    while error is not None and seen < 8:
+        for name in ("sqlstate", "pgcode"):
+            value = getattr(error, name, None)
+            if isinstance(value, str) and len(value) == 5:
+                return value
+        inner = getattr(error, "orig", None)
+        error = inner if isinstance(inner, BaseException) else error.__cause__
+        seen += 1
+    return None
+
+
+_STATES = {
+    "IK400": "key_invalid", "IK409": "in_progress", "55P03": "in_progress", "IK410": "unavailable", "IK412": "expired",
+    "IK413": "response_too_large", "IK422": "mismatch", "IK423": "parked", "IK500": "misuse", "0A000": "misuse",
+}
+_PASSING = ("08", "25", "40", "53", "57", "58")
+_JSON_STATES = frozenset({"22P02", "22P05", "22003", "54001"})
+_DRIVERS = frozenset({"psycopg", "psycopg2", "psycopg_pool", "asyncpg", "sqlalchemy", "django"})
+
+
+def is_passing(error: Optional[BaseException]) -> bool:
+    """True for a failure of the database that a retry may cure: no connection, cancelled, read-only, out of resources."""
+    seen = 0
+    state = sqlstate(error)
+    if state is not None:
+        return state == "55P03" or state[:2] in _PASSING
+    while error is not None and seen < 8:
+        name = type(error).__name__
+        if type(error).__module__.partition(".")[0] in _DRIVERS and name in (
+                "OperationalError", "InterfaceError", "PoolTimeout", "PoolClosed", "TooManyRequests", "TimeoutError",
+                "ConnectionDoesNotExistError"):
+            return True
+        error = error.__cause__
+        seen += 1
+    return False
+
+
+def problem_of(error: BaseException, beginning: bool = False) -> Problem:
+    """For an error of the middleware's own statements. Without a SQLSTATE nobody knows: 503."""
+    state = sqlstate(error)
+    if state in _STATES:
+        return problem(_STATES[state])
+    if beginning and state in _JSON_STATES:
+        return problem("request_invalid")
+    if state is None or is_passing(error):
+        return problem("unavailable")
+    return problem("misuse")
+
+
+# ---- what is compared ----
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _endpoint(request: Request) -> Dict[str, Any]:
+    query = sorted(urllib.parse.parse_qsl(request.query, keep_blank_values=True))
+    params = {name: str(value) for name, value in request.params.items()}
+    return {"method": request.method, "route": request.route or request.path, "params": params, "query": query}
+
+
+def compared(options: Options, request: Request) -> Tuple[Optional[str], Optional[bytes]]:
+    """The arguments request and fingerprint of begin.
+
+    A JSON body goes to the database as it is: jsonb has numbers of any size, so two that differ beyond 2^53 stay two.
+    """
+    if options.compare is None:
+        return None, None
+    endpoint = json.dumps(_endpoint(request), sort_keys=True)
+    if callable(options.compare):
+        return None, _digest(endpoint, options.compare(request))
+    kind = (request.header("Content-Type") or "").partition(";")[0].strip().lower()
+    if options.compare == "json" and (kind == "application/json" or kind.endswith("+json")):
+        try:
+            text = request.body.decode("utf-8")
+            json.loads(text, parse_constant=_refuse_constant)
+            return f'{{"endpoint": {endpoint}, "body": {text}}}', None
+        except (ValueError, RecursionError):
+            pass                            # no JSON: compared byte by byte, and for the handler to refuse
+    body = request.body
+    if options.compare == "json" and kind == "application/x-www-form-urlencoded":
+        body = repr(sorted(urllib.parse.parse_qsl(body.decode("latin-1"), keep_blank_values=True))).encode("utf-8")
+    return None, _digest(endpoint, body)
+
+
+def _digest(endpoint: str, body: bytes) -> bytes:
+    first = endpoint.encode("utf-8")
+    return hashlib.sha256(len(first).to_bytes(8, "big") + first + body).digest()
+
+
+# ---- one request ----
+
+_BEGIN = ("SELECT outcome, replayed, status, CAST(headers AS text) AS headers, body, retry_after FROM {}("
+          "CAST(%s AS text), CAST(%s AS text), request => CAST(CAST(%s AS text) AS jsonb), fingerprint => CAST(%s AS bytea),"
+          " retention => CAST(CAST(%s AS text) AS interval))")
+_FINISH = ("SELECT idempotent_finish(CAST(%s AS text), CAST(%s AS text), status => CAST(%s AS integer),"
+           " headers => CAST(CAST(%s AS text) AS jsonb), body => CAST(%s AS bytea),"
+           " retention => CAST(CAST(%s AS text) AS interval)) AS finished")
+
+
+class Attempt:
+    """One request: the handler runs between begin() and settle(), if begin() returned None."""
+
+    def __init__(self, options: Options, request: Request) -> None:
+        self.options = options
+        self.request = request
+        self.key: Optional[str] = None
+        self.scope = ""
+        self.opened = False
+
+    def begin(self) -> Steps:
+        """Returns the response to send, or None: then a transaction is open and the handler must run."""
+        refused = self._read_key()
+        if refused is not None:
+            return self._refuse(refused)
+        try:
+            yield ("open",)
+            self.opened = True
+            yield ("begin",)
+            if self.key is not None:
+                answered = yield from self._ask()
+                if answered is not None:
+                    yield from self._end("rollback")
+                    return answered
+            yield ("query", "SAVEPOINT idempotent_work", ())
+        except Exception as error:
+            yield from self._end("rollback")
+            return self._refuse(problem_of(error, beginning=True))
+        return None
+
+    def settle(self, response: Optional[Response], error: Optional[BaseException] = None) -> Steps:
+        """Returns what to send, after COMMIT. None: the handler's own error goes on to the framework, nothing was kept."""
+        if error is not None and not isinstance(error, Exception):
+            yield from self._end("rollback")
+            return None
+        if response is None or response.status >= 500:
+            broken = yield from self._is_broken()
+            if is_passing(error) or response is None or broken or error is not None:
+                yield from self._end("rollback")
+                if is_passing(error):
+                    return self._refuse(problem("unavailable"))
+                self._tell("not_kept")
+                return None if response is None else self._decorate(response, False)
+        try:
+            failed = response.status >= 400
+            if failed:
+                yield ("query", "ROLLBACK TO SAVEPOINT idempotent_work", ())
+            kept = self.key is not None and self.options.keeps(response)
+            if kept:
+                self._decorate(response, True)
+                yield ("query", _FINISH, self._finish_arguments(response))
+            if self.key is not None and not failed and not kept:
+                yield ("query", "SELECT idempotent_release(CAST(%s AS text), CAST(%s AS text)) AS released", (self.scope, self.key))
+            yield from self._end("rollback" if failed and not kept else "commit", strict=True)
+        except Exception as failure:
+            # Not committed, or nobody knows: in both cases a retry finds out.
+            yield from self._end("rollback")
+            return self._refuse(problem_of(failure))
+        self._tell("kept" if kept else "not_kept")
+        return response if kept else self._decorate(response, False)
+
+    def _read_key(self) -> Optional[Problem]:
+        account = self.options.account(self.request)
+        if not account:
+            return problem("unauthenticated")
+        given = self.request.header_list(self.options.header)
+        if not given:
+            return problem("key_missing") if self.options.required else None
+        key = self.options.parse_key(given[0]) if len(given) == 1 else None
+        if not key or len(key) > self.options.max_key_length:
+            return problem("key_invalid")
+        self.key = key
+        self.scope = (self.options.scope or _account_scope)(self.request, f"{self.options.profile} {account}")
+        return None
+
+    def _ask(self) -> Steps:
+        """Begins the attempt. Returns the response where the handler must not run."""
+        name = "idempotent_try_begin"
+        if self.options.wait is not None:
+            name = "idempotent_begin"
+            yield ("query", f"SET LOCAL lock_timeout = {max(1, int(self.options.wait * 1000))}", ())
+        request, fingerprint = compared(self.options, self.request)
+        retention = None if callable(self.options.retention) else self.options.retention
+        row = yield ("query", _BEGIN.format(name), (self.scope, self.key, request, fingerprint, retention))
+        if self.options.wait is not None:
+            yield ("query", "SET LOCAL lock_timeout TO DEFAULT", ())
+        if row["outcome"] in ("started", "recovered"):
+            self._tell("started")
+            return None
+        if not row["replayed"]:
+            return self._refuse(problem(row["outcome"], row["retry_after"]))
+        self._tell("replayed")
+        return self._replay(row)
+
+    def _replay(self, row: Mapping[str, Any]) -> Response:
+        headers: Headers = []
+        for name, value in (json.loads(row["headers"]) if row["headers"] else {}).items():
+            headers += [(name, str(one)) for one in (value if isinstance(value, list) else [value])]
+        headers += list(self.options.replay_headers.items())
+        return self._decorate(Response(row["status"], headers, bytes(row["body"] or b"")), True, replayed=True)
+
+    def _is_broken(self) -> Steps:
+        """Has a statement failed, so that the transaction is aborted? Then a 5xx is the database's, not the handler's."""
+        try:
+            yield ("query", "SELECT 1 AS usable", ())
+        except Exception:
+            return True
+        return False
+
+    def _finish_arguments(self, response: Response) -> Tuple[Any, ...]:
+        kept: Dict[str, Any] = {}
+        wanted = {name.lower() for name in self.options.kept_headers} | {"original-request"}
+        for name, value in response.headers:
+            if name.lower() in wanted and name.lower() != "set-cookie":
+                known = kept.get(name)
+                kept[name] = value if known is None else (known if isinstance(known, list) else [known]) + [value]
+        retention = self.options.retention(response) if callable(self.options.retention) else self.options.retention
+        return (self.scope, self.key, response.status, json.dumps(kept), response.body, retention)
+
+    def _end(self, how: str, strict: bool = False) -> Steps:
+        """Ends the transaction and gives the connection back; strict lets an error of COMMIT out."""
+        if not self.opened:
+            return
+        try:
+            yield (how,)
+        except Exception:
+            if strict:
+                raise
+            self.opened = False
+            yield ("close", True)
+            return
+        self.opened = False
+        yield ("close", False)
+
+    def _refuse(self, about: Problem) -> Response:
+        self._tell(about.code)
+        render = self.options.problem or plain_problem
+        return self._decorate(render(self.options, about), False)
+
+    def _decorate(self, response: Response, kept: bool, replayed: bool = False) -> Response:
+        if self.options.decorate is not None:
+            self.options.decorate(self.options, self.request, response, self.key, kept)
+        return response
+
+    def _tell(self, event: str) -> None:
+        if self.options.on_event is not None:
+            self.options.on_event(event, self.request, self.key)
+
+
+def _account_scope(request: Request, base: str) -> str:
+    return base
+
+
+def json_response(status: int, value: Any, kind: str = "application/json", retry_after: Optional[int] = None) -> Response:
+    headers = [("Content-Type", kind)]
+    if retry_after is not None:
+        headers.append(("Retry-After", str(retry_after)))
+    return Response(status, headers, json.dumps(value).encode("utf-8"))
+
+
+def plain_problem(options: Options, about: Problem) -> Response:
+    return json_response(about.status, {"error": about.code, "message": about.title}, retry_after=about.retry_after)
