@@ -1,0 +1,106 @@
+/// <reference types="node" />
+export interface IdempotentRequest<Source = any> {
+  method: string
+  /** Path and query, as they were sent. */
+  url: string
+  /** By names in lower case. */
+  headers: Record<string, string | string[] | undefined>
+  body: Buffer
+  /** The framework's own request. */
+  source: Source
+  id?: string
+}
+
+export interface IdempotentResponse {
+  status: number
+  headers: Record<string, any>
+  body: Buffer
+}
+
+export interface Attempt {
+  outcome: 'started' | 'recovered'
+  attempt?: number
+  checkpoint?: string | null
+  state?: unknown
+  error?: string | null
+}
+
+export interface Begun<Db = any> {
+  /** The connection inside the request's transaction; undefined under lease. */
+  db: Db
+  attempt: Attempt
+  /** Under lease: calls outside under a derived key, once, and records the result; `save` writes in the same transaction. */
+  step<T>(name: string, call: (key: string) => Promise<T>, save?: (db: Db, result: T) => Promise<unknown>): Promise<T>
+}
+
+export type Reason = 'missing' | 'invalid' | 'mismatch' | 'in_progress' | 'expired' | 'parked' | 'unavailable' | 'failed'
+
+export interface Event {
+  type: 'started' | 'recovered' | 'unkeyed' | 'replayed' | 'refused' | 'kept' | 'not_kept' | 'threw' | 'released' | 'parked'
+  request: IdempotentRequest
+  status?: number
+  reason?: Reason
+  error?: unknown
+}
+
+export interface Profile {
+  name?: string
+  required: boolean
+  maxKeyLength: number
+  compare: 'raw' | 'json' | 'nothing'
+  retention: string
+  documentation?: string
+  key(request: IdempotentRequest): { key?: string, problem?: 'missing' | 'invalid' }
+  scope(request: IdempotentRequest, account: string): string
+  /** True, false, or an interval. Never asked for 401, 408, 409, 425 and 429, which are never kept. */
+  keep(response: IdempotentResponse): boolean | string
+  refuse(reason: Reason, about: any): { status: number, headers?: Record<string, string>, body: unknown }
+  stored?(request: IdempotentRequest): Record<string, string>
+  decorate(request: IdempotentRequest, response: IdempotentResponse,
+    about: { kept: boolean | string, replayed: boolean, reason?: Reason }): IdempotentResponse
+}
+
+export interface Options extends Partial<Profile> {
+  connect: Driver
+  /** Whose key it is. There is no default: keys of two accounts are two keys. Gets the framework's own request. */
+  account(source: any): string | number | bigint | Promise<string | number | bigint>
+  /** Default: ietf. */
+  profile?: Profile
+  /** An interval: work with outside calls, whose claim is committed before the handler runs. */
+  lease?: string
+  /** Wait so long for another attempt to end, such as '2s'. Default: answer 409 at once. */
+  wait?: string
+  /** Further response headers that are kept. Never Set-Cookie. */
+  keepHeaders?: string[]
+  onEvent?(event: Event): void
+  /** How long a handler may go on after its client has gone, in milliseconds. */
+  patience?: number
+  /** The largest body that the package itself reads, in bytes. */
+  bodyLimit?: number
+}
+
+export interface Driver { (): Promise<any> }
+
+export interface Guard {
+  options: Options & Profile
+  begin(request: IdempotentRequest): Promise<any>
+  run(request: IdempotentRequest, work: (begun: Begun) => Promise<IdempotentResponse>): Promise<IdempotentResponse>
+}
+
+export declare function idempotency(options: Options): Guard
+export declare class UnknownOutcome extends Error {}
+export declare const ietf: Profile
+export declare const stripe: Profile
+export declare const stripeV2: Profile
+export declare const toss: Profile
+/** For a Pool of `pg`. */
+export declare function pgDriver(pool: any): Driver
+/** For an `sql` of `postgres`. */
+export declare function postgresDriver(sql: any): Driver
+export declare function express(guard: Guard): (req: any, res: any, next: (error?: any) => void) => unknown
+export declare function koa(guard: Guard): (ctx: any, next: () => Promise<any>) => Promise<void>
+export declare function fastify(guard: Guard): (app: any) => Promise<void>
+export declare function fetchHandler<Rest extends any[]>(guard: Guard,
+  handler: (request: Request, begun: Begun, ...rest: Rest) => Promise<Response> | Response): (request: Request, ...rest: Rest) => Promise<Response>
+/** For body parsers: express.json({ verify: keepRawBody }). */
+export declare function keepRawBody(req: any, res: any, buffer: Buffer): void

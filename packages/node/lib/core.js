@@ -1,0 +1,169 @@
+'use strict'
+// The framework-neutral core. A request is { method, url, headers, body, source }, a response { status, headers, body }:
+// header names in lower case, bodies as Buffers, `source` whatever the framework calls its request.
+const { randomUUID } = require('node:crypto')
+const { isPassing, reasonOf } = require('./errors.js')
+const { fingerprint } = require('./fingerprint.js')
+const { ietf } = require('./profiles.js')
+const { leased, UnknownOutcome } = require('./lease.js')
+
+// Headers that belong to the response and not to the moment at which it was sent. Never Set-Cookie or Date.
+const KEPT_HEADERS = ['content-type', 'content-language', 'content-location', 'content-encoding', 'content-disposition',
+  'cache-control', 'vary', 'etag', 'last-modified', 'link', 'location']
+
+// These say "not now" or "not you": a retry must be able to fare better.
+const NEVER_KEPT = [401, 408, 409, 425, 429]
+
+/**
+ * @param {object} options  see index.d.ts
+ * @returns {{ begin: Function, run: Function, options: object }}
+ */
+function idempotency(options) {
+  if (typeof options?.connect !== 'function') throw new TypeError('connect must be a driver: pgDriver(pool) or postgresDriver(sql)')
+  if (typeof options.account !== 'function') throw new TypeError('account must be a function: keys of two accounts are two keys')
+  const settings = { compare: 'raw', keepHeaders: [], onEvent() {}, patience: 30_000, bodyLimit: 16 << 20, ...(options.profile ?? ietf), ...options }
+  const self = { options: settings, begin: (request) => begin(settings, request), run }
+
+  async function run(request, work) {
+    const begun = await self.begin(request)
+    if (begun.response) return begun.response
+    let response
+    try {
+      response = await work(begun)
+    } catch (error) {
+      return begun.fail(error)
+    }
+    return begun.settle(response)
+  }
+  return self
+}
+
+// Returns { response } where the request is answered already, and else what the handler works with.
+async function begin(settings, request) {
+  request.id = `req_${randomUUID().replaceAll('-', '')}`
+  const { key, problem } = settings.key(request)
+  if (problem) return { response: refusal(settings, request, problem) }
+  let connection
+  try {
+    const call = await describe(settings, request, key)
+    connection = await settings.connect()
+    await connection.query('BEGIN')
+    const attempt = key === undefined ? { outcome: 'started' } : await beginAttempt(settings, connection, call)
+    if (attempt.outcome !== 'started' && attempt.outcome !== 'recovered') {
+      await connection.query('ROLLBACK')
+      connection.release()
+      return { response: answered(settings, request, attempt) }
+    }
+    settings.onEvent({ type: key === undefined ? 'unkeyed' : attempt.outcome, request })
+    const context = { settings, request, call, connection, attempt, refuse: (error) => refuseError(settings, request, error) }
+    if (settings.lease && key !== undefined) return await leased(context, isKept, keptHeaders)
+    await connection.query('SAVEPOINT work')
+    return inOneTransaction(context)
+  } catch (error) {
+    await rollBack(connection, error)
+    return { response: refuseError(settings, request, error) }
+  }
+}
+
+async function describe(settings, request, key) {
+  if (key === undefined) return {}
+  const account = await settings.account(request.source)
+  if (account === undefined || account === null || account === '') throw new Error('account() returned nothing: keys would be shared among accounts')
+  return { scope: settings.scope(request, encodeURIComponent(account)), key, fingerprint: settings.compare === 'nothing' ? null : fingerprint(request, settings.compare) }
+}
+
+async function beginAttempt(settings, connection, { scope, key, fingerprint }) {
+  const values = [scope, key, fingerprint, settings.retention ?? null, settings.lease ?? null]
+  const call = (name) => connection.query(
+    `SELECT * FROM ${name}($1, $2, fingerprint => $3::bytea, retention => $4::text::interval, lease => $5::text::interval)`, values)
+  if (!settings.wait) return (await call('idempotent_try_begin'))[0]
+  const [{ before }] = await connection.query(`SELECT current_setting('lock_timeout') AS before`)
+  await connection.query(`SELECT set_config('lock_timeout', $1, true)`, [settings.wait])
+  const [attempt] = await call('idempotent_begin')
+  await connection.query(`SELECT set_config('lock_timeout', $1, true)`, [before])
+  return attempt
+}
+
+function inOneTransaction({ settings, request, call, connection, attempt, refuse }) {
+  let open = true
+  const close = (how) => {
+    if (!open) throw new Error('this attempt has been settled')
+    open = false
+    return how
+  }
+
+  async function settle(response) {
+    close()
+    try {
+      const failed = response.status >= 400
+      if (failed && connection.error && response.status >= 500) throw connection.error
+      const kept = call.key !== undefined && isKept(settings, response)
+      if (failed) await connection.query('ROLLBACK TO work')
+      if (kept) await finish(settings, request, connection, call, response, kept)
+      await connection.query(failed && !kept ? 'ROLLBACK' : 'COMMIT')
+      connection.release()
+      settings.onEvent({ type: kept ? 'kept' : 'not_kept', request, status: response.status })
+      return settings.decorate(request, response, { kept, replayed: false })
+    } catch (error) {
+      // Either nothing was committed, or the reply to COMMIT was lost. A retry finds out which.
+      await rollBack(connection, error)
+      return refuse(error)
+    }
+  }
+
+  // The handler threw. Its work is undone and nothing is kept: a retry runs it again.
+  async function fail(error) {
+    close()
+    const { error: passing } = connection
+    await rollBack(connection, error)
+    if (passing || reasonOf(error) !== 'failed') return refuse(passing ?? error)
+    settings.onEvent({ type: 'threw', request, error })
+    throw error
+  }
+  const note = (error) => { if (isPassing(error)) connection.error = error }
+  return { db: connection.handle, attempt, settle, fail, note, abandon: async (error) => { close(); await rollBack(connection, error) } }
+}
+
+// True, false, or an interval: how long.
+function isKept(settings, response) {
+  return NEVER_KEPT.includes(response.status) ? false : settings.keep(response)
+}
+
+function keptHeaders(settings, request, headers) {
+  const names = [...KEPT_HEADERS, ...settings.keepHeaders.map((name) => name.toLowerCase())]
+  const kept = names.filter((name) => headers[name] !== undefined && name !== 'set-cookie').map((name) => [name, headers[name]])
+  return JSON.stringify({ ...Object.fromEntries(kept), ...settings.stored?.(request) })
+}
+
+const finish = (settings, request, connection, { scope, key }, { status, headers, body }, kept) => connection.query(
+  'SELECT idempotent_finish($1, $2, status => $3, headers => $4::text::jsonb, body => $5::bytea, retention => $6::text::interval)',
+  [scope, key, status, keptHeaders(settings, request, headers), body, typeof kept === 'string' ? kept : null])
+
+function answered(settings, request, attempt) {
+  if (!attempt.replayed) return refusal(settings, request, attempt.outcome, attempt)
+  settings.onEvent({ type: 'replayed', request, status: attempt.status })
+  const response = { status: attempt.status, headers: { ...attempt.headers }, body: attempt.body ?? Buffer.alloc(0) }
+  return settings.decorate(request, response, { kept: true, replayed: true })
+}
+
+function refusal(settings, request, reason, about = {}) {
+  settings.onEvent({ type: 'refused', reason, request, error: about instanceof Error ? about : undefined })
+  const { status, headers = {}, body } = settings.refuse(reason, about)
+  const response = { status, headers, body: Buffer.from(JSON.stringify(body)) }
+  return settings.decorate(request, response, { kept: false, replayed: false, reason })
+}
+
+const refuseError = (settings, request, error) => refusal(settings, request, reasonOf(error), error)
+
+// A connection whose ROLLBACK fails is not given back to the pool.
+async function rollBack(connection, error) {
+  if (!connection) return
+  try {
+    await connection.query('ROLLBACK')
+    connection.release()
+  } catch {
+    connection.release(error instanceof Error ? error : new Error('rollback failed'))
+  }
+}
+
+module.exports = { idempotency, UnknownOutcome }

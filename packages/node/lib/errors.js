@@ -1,0 +1,20 @@
+'use strict'
+// What an error of the database means for the HTTP response.
+
+// These classes may succeed on a retry: connection, rollback, resources, lock, operator, system, foreign server, internal.
+const PASSING = /^(08|40|53|55|57|58|F0|HV|XX)|^25006$/
+
+const hasSqlState = (error) => typeof error?.code === 'string' && /^[0-9A-Z]{5}$/.test(error.code)
+
+// Drivers report a lost or refused connection without an SQLSTATE, under a code of Node's or their own.
+const NETWORK = /^(ECONN|EPIPE|ETIMEDOUT|EHOST|ENET|ENOTFOUND|EAI_|CONNECT|CONNECTION_)/
+
+const isPassing = (error) => hasSqlState(error) ? PASSING.test(error.code)
+  : NETWORK.test(error?.code ?? '') || /^Connection terminated|timeout exceeded when trying to connect/.test(error?.message ?? '')
+
+const REASONS = { IK400: 'invalid', IK409: 'in_progress', IK412: 'expired', IK422: 'mismatch', IK423: 'parked', '55P03': 'in_progress' }
+
+/** Why the package itself cannot go on: the reason that a profile turns into a response. */
+const reasonOf = (error) => REASONS[error?.code] ?? (isPassing(error) ? 'unavailable' : 'failed')
+
+module.exports = { isPassing, reasonOf }

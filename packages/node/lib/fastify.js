@@ -1,0 +1,49 @@
+'use strict'
+const { Readable } = require('node:stream')
+const { bytesOf, readAll } = require('./body.js')
+const { SAFE } = require('./adapters.js')
+
+/** A plugin for Fastify 5. It protects the routes of the context in which it is registered; they find request.db. */
+function fastify(guard) {
+  async function plugin(app) {
+    for (const name of ['db', 'rawBody', 'idempotent']) if (!app.hasRequestDecorator(name)) app.decorateRequest(name, null)
+    app.addHook('preParsing', keepBytes)
+    app.addHook('preHandler', (request, reply) => beginAttempt(guard, request, reply))
+    app.addHook('onError', async (request, reply, error) => request.idempotent?.note(error))
+    app.addHook('onSend', settle)
+  }
+  plugin[Symbol.for('skip-override')] = true
+  return plugin
+}
+
+async function keepBytes(request, reply, payload) {
+  if (SAFE.includes(request.method)) return payload
+  request.rawBody = await readAll(payload, request.routeOptions.bodyLimit)
+  const again = Readable.from([request.rawBody], { objectMode: false })
+  again.receivedEncodedLength = request.rawBody.length
+  return again
+}
+
+async function beginAttempt(guard, request, reply) {
+  if (SAFE.includes(request.method)) return
+  const begun = await guard.begin({ method: request.method, url: request.originalUrl, headers: request.headers,
+    body: request.rawBody ?? Buffer.alloc(0), source: request })
+  if (begun.response) {
+    const { status, headers, body } = begun.response
+    return reply.code(status).headers(headers).send(body)
+  }
+  request.idempotent = begun
+  request.db = begun.db
+}
+
+async function settle(request, reply, payload) {
+  const begun = request.idempotent
+  if (!begun) return payload
+  request.idempotent = null
+  const response = await begun.settle({ status: reply.statusCode, headers: { ...reply.getHeaders() }, body: await bytesOf(payload) })
+  for (const name of Object.keys(reply.getHeaders())) reply.removeHeader(name)
+  reply.code(response.status).headers(response.headers)
+  return response.body
+}
+
+module.exports = { fastify }
