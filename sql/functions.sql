@@ -70,7 +70,7 @@ coalesce(nullif(current_setting('idempotency.$1', true), ''), (SELECT s.$1 FROM 
 
 -- $1: the finish, $2: when the request was sent, $3: retention, a length of time without months and days
 -- @macro expires
-date_bin(@step($3)@, greatest($1, least($2, $1 + $3)) + $3 - interval '1 microsecond', '2000-01-01 00:00:00+00') + @step($3)@
+date_bin(@step($3)@, greatest($1, CASE WHEN $2 < $1 + $3 THEN $2 WHEN $2 >= $1 + $3 THEN $1 + $3 END) + $3 - interval '1 microsecond', '2000-01-01 00:00:00+00') + @step($3)@
 
 -- The largest power of two of microseconds that is not above retention / 256.
 -- @macro step

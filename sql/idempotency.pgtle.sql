@@ -1233,7 +1233,7 @@ BEGIN
 			HINT = 'Store the response elsewhere and keep a reference to it with the key.';
 	END IF;
 	UPDATE @extschema@.idempotency_keys o SET response = response, status = status, headers = headers, body = body,
-			finished_at = now_, expires_at = date_bin(((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM coalesce(ret, o.retention)) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, greatest(now_, least(o.sent_at, now_ + coalesce(ret, o.retention))) + coalesce(ret, o.retention) - interval '1 microsecond', '2000-01-01 00:00:00+00') + ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM coalesce(ret, o.retention)) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval,
+			finished_at = now_, expires_at = date_bin(((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM coalesce(ret, o.retention)) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, greatest(now_, CASE WHEN o.sent_at < now_ + coalesce(ret, o.retention) THEN o.sent_at WHEN o.sent_at >= now_ + coalesce(ret, o.retention) THEN now_ + coalesce(ret, o.retention) END) + coalesce(ret, o.retention) - interval '1 microsecond', '2000-01-01 00:00:00+00') + ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM coalesce(ret, o.retention)) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval,
 			shortened = CASE WHEN ret < o.retention THEN true END,
 			retention = NULL, sent_at = NULL, xid = NULL
 		WHERE o.id = i AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
@@ -1274,7 +1274,7 @@ BEGIN
 	INSERT INTO @extschema@.idempotency_keys
 		(id, scope, key, fingerprint, attempt, status, headers, response, body, first_seen_at, finished_at, expires_at, shortened)
 		VALUES (i, scope, key, c.fingerprint, attempt, status, headers, response, body, c.first_seen_at, now_,
-			date_bin(((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, greatest(now_, least((SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t), now_ + ret)) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval,
+			date_bin(((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, greatest(now_, CASE WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) < now_ + ret THEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval,
 			CASE WHEN ret < c.retention THEN true END)
 		ON CONFLICT (id) DO NOTHING;
 	IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
@@ -1695,7 +1695,7 @@ BEGIN
 				k.finished_at, clock_timestamp(), session_user, reason);
 		UPDATE @extschema@.idempotency_keys o SET response = response, status = status, headers = headers, body = body,
 				failed = NULL, finished_at = now_,
-				expires_at = greatest(o.expires_at, date_bin(((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, greatest(now_, least((SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t), now_ + ret)) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval)
+				expires_at = greatest(o.expires_at, date_bin(((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, greatest(now_, CASE WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) < now_ + ret THEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval)
 			WHERE o.id = i;
 		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 		RETURN 'corrected';
@@ -1729,7 +1729,7 @@ BEGIN
 		(id, scope, key, fingerprint, attempt, status, headers, response, body, first_seen_at, finished_at, expires_at)
 		VALUES (i, scope, key, CASE WHEN what = 'settled' THEN c.fingerprint END, stored + 1, status, headers, response, body,
 			CASE WHEN what = 'settled' THEN c.first_seen_at ELSE now_ END, now_,
-			date_bin(((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, greatest(now_, least((SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t), now_ + ret)) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval)
+			date_bin(((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, greatest(now_, CASE WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) < now_ + ret THEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval)
 		ON CONFLICT (id) DO NOTHING;
 	IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	RETURN what;
@@ -1906,7 +1906,7 @@ BEGIN
 		WITH put AS (
 			INSERT INTO @extschema@.idempotency_keys AS o
 				(id, scope, key, attempt, first_seen_at, expires_at, retention, sent_at, xid)
-			SELECT u.id, scope, u.key, 1, now_, date_bin(((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, greatest(now_, least(s.at, now_ + ret)) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, ret, s.at, pg_current_xact_id()
+			SELECT u.id, scope, u.key, 1, now_, date_bin(((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, greatest(now_, CASE WHEN s.at < now_ + ret THEN s.at WHEN s.at >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, ret, s.at, pg_current_xact_id()
 			FROM unnest(ids, names_) u (id, key), LATERAL (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END AS at
 				FROM (SELECT CASE WHEN length(u.key) IN (26, 36) THEN @extschema@.idempotent__key_time(u.key) END AS at) t) s
 			WHERE u.id = ANY (todo) ORDER BY u.id
@@ -1980,7 +1980,7 @@ BEGIN
 	ELSE set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(u.key, 'UTF8')), 1, 16), 7, 0) END, 'hex'))::uuid) INTO ids FROM unnest(keys) u (key);
 	WITH done AS (
 		UPDATE @extschema@.idempotency_keys o SET finished_at = now_,
-			expires_at = date_bin(((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM o.retention) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, greatest(now_, least(o.sent_at, now_ + o.retention)) + o.retention - interval '1 microsecond', '2000-01-01 00:00:00+00') + ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM o.retention) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, retention = NULL, sent_at = NULL, xid = NULL
+			expires_at = date_bin(((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM o.retention) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, greatest(now_, CASE WHEN o.sent_at < now_ + o.retention THEN o.sent_at WHEN o.sent_at >= now_ + o.retention THEN now_ + o.retention END) + o.retention - interval '1 microsecond', '2000-01-01 00:00:00+00') + ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM o.retention) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, retention = NULL, sent_at = NULL, xid = NULL
 		FROM (SELECT p.id, p.expires_at FROM @extschema@.idempotency_keys p WHERE p.id = ANY (ids)) before
 		WHERE o.id = before.id AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
 		RETURNING o.id, o.key, o.claim_no, o.attempt, before.expires_at),
