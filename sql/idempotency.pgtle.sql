@@ -799,7 +799,7 @@ BEGIN
 					END IF;
 				END IF;
 				DELETE FROM @extschema@.idempotency_keys k WHERE k.id = i
-					AND (k.expires_at <= now_ OR k.finished_at IS NULL AND k.xid IS DISTINCT FROM me);
+					AND (k.expires_at <= now_ OR k.finished_at IS NULL AND (k.xid = me) IS NOT TRUE);
 			END IF;
 			INSERT INTO @extschema@.idempotency_keys AS k
 				(id, scope, key, fingerprint, attempt, first_seen_at, expires_at, retention, xid)
@@ -1066,7 +1066,7 @@ BEGIN
 					END IF;
 				END IF;
 				DELETE FROM @extschema@.idempotency_keys k WHERE k.id = i
-					AND (k.expires_at <= now_ OR k.finished_at IS NULL AND k.xid IS DISTINCT FROM me);
+					AND (k.expires_at <= now_ OR k.finished_at IS NULL AND (k.xid = me) IS NOT TRUE);
 			END IF;
 			INSERT INTO @extschema@.idempotency_keys AS k
 				(id, scope, key, fingerprint, attempt, first_seen_at, expires_at, retention, xid)
@@ -1499,7 +1499,7 @@ BEGIN
 			AND l.parked_at IS NULL AND l.reset_at IS NULL
 			AND (l.max_attempts = 0 OR l.attempt < l.max_attempts)
 			AND (scope IS NULL OR l.scope = scope)
-			AND l.xid IS DISTINCT FROM pg_current_xact_id_if_assigned()
+			AND (l.xid = pg_current_xact_id_if_assigned()) IS NOT TRUE
 		ORDER BY coalesce(l.retry_at, l.lease_until), l.id
 	LOOP
 		EXIT WHEN left_ = 0;
@@ -1876,8 +1876,8 @@ BEGIN
 	todo := ids;
 	FOR round IN 1..10 LOOP
 		now_ := clock_timestamp();
-		FOR k IN SELECT o.* FROM @extschema@.idempotency_keys o JOIN unnest(todo, names_) u (id, key) ON o.id = u.id
-				WHERE o.scope <> scope OR o.key <> u.key OR o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned() LOOP
+		FOR k IN SELECT o.* FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id
+				JOIN @extschema@.idempotency_keys o ON o.id = u.id WHERE o.scope <> scope OR o.key <> u.key OR o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned() LOOP
 			IF k.finished_at IS NULL AND k.scope = scope AND k.xid = pg_current_xact_id_if_assigned() AND NOT k.id = ANY (coalesce(new_, '{}')) THEN
 				PERFORM @extschema@.idempotent__report('open', NULL, NULL);
 			ELSIF k.finished_at IS NOT NULL THEN
@@ -1892,28 +1892,29 @@ BEGIN
 		IF round = 10 THEN
 			PERFORM @extschema@.idempotent__give_up();
 		END IF;
-		IF EXISTS (SELECT FROM unnest(ids, names_) u (id, key)
+		IF EXISTS (SELECT FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id
 				LEFT JOIN @extschema@.idempotency_keys o ON o.id = u.id AND o.finished_at IS NOT NULL,
 				LATERAL (SELECT CASE WHEN length(u.key) IN (26, 36) THEN @extschema@.idempotent__key_time(u.key) END AS at) t
-				WHERE u.id = ANY (todo) AND t.at <= now_ + ret
+				WHERE t.at <= now_ + ret
 					AND NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = u.id AND l.reset_at IS NULL)
 					AND (t.at + ret <= now_ OR o.shortened IS NOT TRUE AND t.at < o.expires_at)) THEN
 			PERFORM @extschema@.idempotent__report('expired', NULL, NULL);
 		END IF;
 		DELETE FROM @extschema@.idempotency_keys o WHERE o.id = ANY (todo)
 			AND (o.expires_at <= now_ AND o.finished_at IS NOT NULL
-				OR o.finished_at IS NULL AND o.xid IS DISTINCT FROM pg_current_xact_id_if_assigned());
+				OR o.finished_at IS NULL AND (o.xid = pg_current_xact_id_if_assigned()) IS NOT TRUE);
 		WITH put AS (
 			INSERT INTO @extschema@.idempotency_keys AS o
 				(id, scope, key, attempt, first_seen_at, expires_at, retention, sent_at, xid)
 			SELECT u.id, scope, u.key, 1, now_, date_bin(((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, greatest(now_, CASE WHEN s.at < now_ + ret THEN s.at WHEN s.at >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, ret, s.at, pg_current_xact_id()
-			FROM unnest(ids, names_) u (id, key), LATERAL (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END AS at
+			FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id, LATERAL (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END AS at
 				FROM (SELECT CASE WHEN length(u.key) IN (26, 36) THEN @extschema@.idempotent__key_time(u.key) END AS at) t) s
-			WHERE u.id = ANY (todo) ORDER BY u.id
+			ORDER BY u.id
 			ON CONFLICT (id) DO NOTHING RETURNING o.id)
 		SELECT array_agg(p.id) INTO got FROM put p;
 		new_ := new_ || got;
-		SELECT array_agg(u.id ORDER BY u.id) INTO todo FROM unnest(todo) u (id) WHERE NOT u.id = ANY (coalesce(got, '{}'));
+		SELECT array_agg(u.id ORDER BY u.id) INTO todo FROM unnest(todo) u (id)
+			LEFT JOIN unnest(got) g (id) ON g.id = u.id WHERE g.id IS NULL;
 		EXIT WHEN todo IS NULL;
 	END LOOP;
 	IF new_ IS NULL THEN
@@ -1926,8 +1927,8 @@ BEGIN
 			WHERE NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = u.id);
 	END IF;
 	FOR k IN SELECT l.key, @extschema@.idempotent__is_parked(l, now_) AND l.reset_at IS NULL AS parked, l.scope <> scope OR l.key <> u.key AS other
-			FROM @extschema@.idempotency_claims l JOIN unnest(ids, names_) u (id, key) ON u.id = l.id
-			WHERE l.id = ANY (new_) ORDER BY l.id LIMIT 1 LOOP
+			FROM unnest(new_) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id
+			JOIN @extschema@.idempotency_claims l ON l.id = u.id ORDER BY l.id LIMIT 1 LOOP
 		IF k.other THEN
 			PERFORM @extschema@.idempotent__report('mismatch', NULL, NULL);
 		END IF;
@@ -1935,7 +1936,7 @@ BEGIN
 			MESSAGE = format('idempotency key "%s" of the batch is or was under lease', k.key),
 			HINT = 'Use scopes of their own for keys that are begun in batches.';
 	END LOOP;
-	IF EXISTS (SELECT FROM unnest(ids, names_) u (id, key) WHERE u.id = ANY (new_) AND length(u.key) >
+	IF EXISTS (SELECT FROM unnest(new_) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id WHERE length(u.key) >
 			@extschema@.idempotent__setting_number('idempotency.max_key_length', coalesce(nullif(current_setting('idempotency.max_key_length', true), ''), (SELECT s.max_key_length FROM @extschema@.idempotency_settings s)))) THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key is too long';
 	END IF;
