@@ -1189,20 +1189,23 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key must not be null or empty';
 	END IF;
 	SELECT array_agg(DISTINCT (@hex(scope, u.key)@)::uuid) INTO ids FROM unnest(keys) u (key);
-	WITH done AS (
-		UPDATE @extschema@.idempotency_keys o SET finished_at = now_,
-			expires_at = @expires(now_, o.sent_at, o.retention)@, retention = NULL, sent_at = NULL, xid = NULL
-		FROM (SELECT p.id, p.expires_at FROM @extschema@.idempotency_keys p WHERE p.id = ANY (ids)) before
-		WHERE o.id = before.id AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
-		RETURNING o.id, o.key, o.claim_no, o.attempt, before.expires_at),
-	cleared AS (
-		DELETE FROM @extschema@.idempotency_claims l USING done d
-		WHERE l.id = d.id AND l.attempt IN (d.attempt, d.claim_no) AND d.claim_no IS NOT NULL)
-	SELECT count(*), min(d.key) FILTER (WHERE d.expires_at <= now_) INTO n, late FROM done d;
+	SELECT min(o.key) INTO late FROM unnest(ids) u (id) JOIN @extschema@.idempotency_keys o ON o.id = u.id
+		WHERE o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned() AND o.expires_at <= now_;
 	IF late IS NOT NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'idempotency key of a batch has expired before it was finished',
 			DETAIL = format('The key is "%s".', late), HINT = 'The retention of a batch must be longer than its transaction.';
-	ELSIF n < coalesce(cardinality(ids), 0) THEN
+	END IF;
+	WITH done AS (
+		UPDATE @extschema@.idempotency_keys o SET finished_at = now_,
+			expires_at = @expires(now_, o.sent_at, o.retention)@, retention = NULL, sent_at = NULL, xid = NULL
+		FROM unnest(ids) u (id)
+		WHERE o.id = u.id AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
+		RETURNING o.id, o.claim_no, o.attempt),
+	cleared AS (
+		DELETE FROM @extschema@.idempotency_claims l USING done d
+		WHERE d.claim_no IS NOT NULL AND l.id = d.id AND l.attempt IN (d.attempt, d.claim_no))
+	SELECT count(*) INTO n FROM done;
+	IF n < coalesce(cardinality(ids), 0) THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'idempotency attempt was not begun in this transaction',
 			HINT = 'Finish the keys that idempotent_begin_many returned, in the same transaction.';
 	END IF;
