@@ -24,6 +24,14 @@ encode(CASE
 		THEN set_bit(substr(int8send(@extschema@.idempotent__ulid_millis($2)), 3) || substr(@digest($1, $2)@, 7, 10), 7, 1)
 	ELSE set_bit(substr(@digest($1, $2)@, 1, 16), 7, 0) END, 'hex')
 
+-- An expression is made ready once a transaction, used or not: the rare forms are elsewhere.
+-- @macro name
+IF length(key) IN (26, 36) THEN
+		hex := @extschema@.idempotent__hex(scope, key);
+	ELSE
+		hex := encode(set_bit(substr(@digest(scope, key)@, 1, 16), 7, 0), 'hex');
+	END IF;
+
 -- @macro digest
 sha256(int8send(octet_length(@utf8($1)@)) || @utf8($1)@ || @utf8($2)@)
 
@@ -66,15 +74,15 @@ convert_to($1, '@encoding@')
 current_setting('transaction_isolation') <> 'read committed'
 
 -- @macro setting
-coalesce(nullif(current_setting('idempotency.$1', true), ''), (SELECT s.$1 FROM @extschema@.idempotency_settings s))
+CASE WHEN current_setting('idempotency.$1', true) <> '' THEN @extschema@.idempotent__setting_$2('$1', current_setting('idempotency.$1'))
+	ELSE (SELECT s.$1 FROM @extschema@.idempotency_settings s) END
 
 -- $1: the finish, $2: when the request was sent, $3: retention, a length of time without months and days
 -- @macro expires
 date_bin(@step($3)@, greatest($1, CASE WHEN $2 < $1 + $3 THEN $2 WHEN $2 >= $1 + $3 THEN $1 + $3 END) + $3 - interval '1 microsecond', '2000-01-01 00:00:00+00') + @step($3)@
 
--- The largest power of two of microseconds that is not above retention / 256.
 -- @macro step
-((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM $1) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval
+CASE WHEN $1 = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step($1) END
 
 -- @macro retention_max
 interval '876000000 hours'
@@ -86,6 +94,23 @@ CREATE FUNCTION @extschema@.idempotent__ulid_millis(key text) RETURNS bigint
 	FROM generate_series(1, 10) n
 $$;
 
+-- The id of any key, in hexadecimal digits.
+-- @object
+CREATE FUNCTION @extschema@.idempotent__hex(of_scope text, of_key text) RETURNS text
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN @hex(of_scope, of_key)@;
+END $$;
+
+-- The largest power of two of microseconds that is not above retention / 256.
+-- @object
+CREATE FUNCTION @extschema@.idempotent__step(retention interval) RETURNS interval
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM retention) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text
+		|| ' microseconds')::interval;
+END $$;
+
 -- When a key says that it was made; null if it says nothing, or nothing that can be true.
 -- @object
 CREATE FUNCTION @extschema@.idempotent__key_time(key text) RETURNS timestamptz
@@ -94,11 +119,7 @@ DECLARE
 	millis bigint;
 	on_ boolean;
 BEGIN
-	BEGIN
-		on_ := @setting(key_time)@::boolean;
-	EXCEPTION WHEN invalid_text_representation THEN
-		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'setting "idempotency.key_time" has an invalid value';
-	END;
+	on_ := @setting(key_time, boolean)@;
 	IF NOT on_ THEN
 		RETURN NULL;
 	ELSIF length(key) = 36 AND key ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$' THEN
@@ -140,7 +161,7 @@ BEGIN
 	END IF;
 	RETURN @extschema@.idempotent__span(value::interval, name, 0, @retention_max@);
 EXCEPTION WHEN OTHERS THEN
-	RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = format('setting "%s" has an invalid value', name),
+	RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = format('setting "idempotency.%s" has an invalid value', name),
 		HINT = 'Correct it where it was set.';
 END $$;
 
@@ -153,7 +174,17 @@ BEGIN
 		WHEN value ~* '^[0-9]+ *B$' THEN rtrim(value, 'bB ')::integer
 		ELSE pg_size_bytes(value)::integer END;
 EXCEPTION WHEN OTHERS THEN
-	RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = format('setting "%s" has an invalid value', name),
+	RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = format('setting "idempotency.%s" has an invalid value', name),
+		HINT = 'Correct it where it was set.';
+END $$;
+
+-- @object
+CREATE FUNCTION @extschema@.idempotent__setting_boolean(name text, value text) RETURNS boolean
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN value::boolean;
+EXCEPTION WHEN invalid_text_representation THEN
+	RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = format('setting "idempotency.%s" has an invalid value', name),
 		HINT = 'Correct it where it was set.';
 END $$;
 
@@ -161,7 +192,7 @@ END $$;
 CREATE FUNCTION @extschema@.idempotent__retention() RETURNS interval
 	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-	RETURN @extschema@.idempotent__setting_span('idempotency.retention', @setting(retention)@);
+	RETURN @setting(retention, span)@;
 END $$;
 
 -- The canonical form of a request: see src/fingerprint.c.
@@ -358,15 +389,13 @@ BEGIN
 		END IF;
 		fp := '\x00'::bytea || fingerprint;
 	END IF;
-	IF retention IS NULL THEN
-		ret := @extschema@.idempotent__retention();
-	ELSE
+	IF retention IS NOT NULL THEN
 		ret := @extschema@.idempotent__span(retention, 'retention', 1, @retention_max@);
 	END IF;
 	IF lease IS NOT NULL THEN
 		lease := @extschema@.idempotent__span(lease, 'lease', 1, '720 hours');
 	END IF;
-	hex := @hex(scope, key)@;
+	@name@
 	i := hex::uuid;
 	h := @lock(hex)@;
 	a.replayed := false;
@@ -378,10 +407,18 @@ BEGIN
 		END IF;
 
 		-- Look first: a finished key is replayed, and a claim that is not due refused, without a lock.
-		SELECT k.*, (SELECT true FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.reset_at IS NULL) AS claimed INTO r
-			FROM (SELECT) one LEFT JOIN @extschema@.idempotency_keys k ON k.id = i;
+		SELECT k.*, (SELECT true FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.reset_at IS NULL) AS claimed,
+				s.retention AS default_retention, s.key_time, s.max_key_length INTO r
+			FROM @extschema@.idempotency_settings s LEFT JOIN @extschema@.idempotency_keys k ON k.id = i;
 		now_ := clock_timestamp();
 		no := 0;
+		IF ret IS NULL THEN
+			IF current_setting('idempotency.retention', true) <> '' THEN
+				ret := @extschema@.idempotent__retention();
+			ELSE
+				ret := r.default_retention;
+			END IF;
+		END IF;
 		IF r.id IS NOT NULL THEN
 			IF r.finished_at IS NULL THEN
 				IF r.xid = me THEN
@@ -498,7 +535,9 @@ BEGIN
 
 	-- What may only be judged once nothing is stored of the key.
 	IF a.outcome IS NULL OR a.outcome = 'expired' THEN
-		IF length(key) > @extschema@.idempotent__setting_number('idempotency.max_key_length', @setting(max_key_length)@) THEN
+		IF length(key) > (CASE WHEN current_setting('idempotency.max_key_length', true) <> ''
+				THEN @extschema@.idempotent__setting_number('max_key_length', current_setting('idempotency.max_key_length'))
+				ELSE r.max_key_length END) THEN
 			RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key is too long',
 				DETAIL = 'See "idempotency.max_key_length".';
 		END IF;
@@ -510,7 +549,7 @@ BEGIN
 				RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'first_sent is in the future',
 					DETAIL = 'It is more than a minute ahead of the server''s clock.';
 			END IF;
-		ELSE
+		ELSIF r.key_time OR current_setting('idempotency.key_time', true) <> '' THEN
 			sent := @extschema@.idempotent__key_time(key);
 			sent := CASE WHEN sent <= now_ + ret THEN sent END;
 		END IF;
@@ -565,7 +604,7 @@ END
 
 -- @macro last_no
 coalesce((SELECT CASE WHEN m.n = 0 OR m.n::bigint + $1 - 1 > 2147483647 THEN 0 ELSE $1 - 1 + m.n END
-	FROM (SELECT @extschema@.idempotent__setting_number('idempotency.max_attempts', @setting(max_attempts)@) AS n) m), 0)
+	FROM (SELECT @setting(max_attempts, number)@ AS n) m), 0)
 
 -- @macro body
 	IF body_text IS NOT NULL THEN
@@ -576,7 +615,7 @@ coalesce((SELECT CASE WHEN m.n = 0 OR m.n::bigint + $1 - 1 > 2147483647 THEN 0 E
 	END IF;
 
 -- @macro size
-	most := @extschema@.idempotent__setting_number('idempotency.max_response_size', @setting(max_response_size)@);
+	most := @setting(max_response_size, number)@;
 	IF most > 0 AND coalesce(octet_length(jsonb_send(response)), 0) + coalesce(octet_length(jsonb_send(headers)), 0)
 			+ coalesce(octet_length(body), 0) > most THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK413', MESSAGE = 'response is too large to be stored',
@@ -602,17 +641,19 @@ BEGIN
 	IF retention IS NOT NULL THEN
 		ret := @extschema@.idempotent__span(retention, 'retention', 1, @retention_max@);
 	END IF;
-	hex := @hex(scope, key)@;
+	@name@
 	i := hex::uuid;
-	@size@
 	UPDATE @extschema@.idempotency_keys o SET response = response, status = status, headers = headers, body = body,
 			finished_at = now_, expires_at = @expires(now_, o.sent_at, coalesce(ret, o.retention))@,
 			shortened = CASE WHEN ret < o.retention THEN true END,
 			retention = NULL, sent_at = NULL, xid = NULL
 		WHERE o.id = i AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
 			AND o.attempt = coalesce(attempt, o.attempt)
-		RETURNING o.claim_no, o.attempt INTO r;
+		RETURNING o.claim_no, o.attempt, (SELECT s.max_response_size FROM @extschema@.idempotency_settings s) AS most INTO r;
 	IF FOUND THEN
+		IF r.most > 0 OR current_setting('idempotency.max_response_size', true) <> '' THEN
+			@size@
+		END IF;
 		IF r.claim_no IS NOT NULL THEN
 			UPDATE @extschema@.idempotency_keys o SET claim_no = NULL WHERE o.id = i;
 			DELETE FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.attempt IN (r.attempt, r.claim_no);
@@ -639,6 +680,7 @@ BEGIN
 
 	h := @lock(hex)@;
 	c := @extschema@.idempotent__own(i, h, scope, key, attempt, false);
+	@size@
 	now_ := clock_timestamp();
 	DELETE FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.attempt = attempt;
 	IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
@@ -739,7 +781,7 @@ BEGIN
 	IF retry_after IS NOT NULL THEN
 		retry_after := @extschema@.idempotent__span(retry_after, 'retry_after', 0, '720 hours');
 	END IF;
-	hex := @hex(scope, key)@;
+	@name@
 	i := hex::uuid;
 	SELECT o.* INTO k FROM @extschema@.idempotency_keys o
 		WHERE o.id = i AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned();
@@ -790,7 +832,7 @@ BEGIN
 	ELSIF checkpoint IS NULL AND state IS NOT NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'state cannot be given without a checkpoint';
 	END IF;
-	hex := @hex(scope, key)@;
+	@name@
 	i := hex::uuid;
 	@under_lease@
 	PERFORM @extschema@.idempotent__own(i, @lock(hex)@, scope, key, attempt, false);
@@ -817,7 +859,7 @@ BEGIN
 	IF error IS NULL OR error = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'error must not be null or empty';
 	END IF;
-	hex := @hex(scope, key)@;
+	@name@
 	i := hex::uuid;
 	@under_lease@
 	PERFORM @extschema@.idempotent__own(i, @lock(hex)@, scope, key, attempt, true);
@@ -900,7 +942,7 @@ BEGIN
 	@names@
 	@required(lease)@
 	lease := @extschema@.idempotent__span(lease, 'lease', 1, '720 hours');
-	hex := @hex(scope, key)@;
+	@name@
 	i := hex::uuid;
 	k := @extschema@.idempotent__get(i, @lock(hex)@, scope, key);
 	IF k.scope <> scope OR k.key <> key THEN
@@ -955,7 +997,7 @@ BEGIN
 	END IF;
 	@attempt@
 	@required(correct)@
-	hex := @hex(scope, key)@;
+	@name@
 	i := hex::uuid;
 	k := @extschema@.idempotent__get(i, @lock(hex)@, scope, key);
 	SELECT l.* INTO c FROM @extschema@.idempotency_claims l WHERE l.id = i FOR UPDATE;
@@ -1001,7 +1043,7 @@ BEGIN
 	IF what = 'settled' AND c.lease_until > now_ THEN
 		PERFORM @extschema@.idempotent__report('in_progress', c, ceil(extract(epoch FROM c.lease_until - now_))::integer);
 	END IF;
-	IF what = 'recorded' AND length(key) > @extschema@.idempotent__setting_number('idempotency.max_key_length', @setting(max_key_length)@) THEN
+	IF what = 'recorded' AND length(key) > (@setting(max_key_length, number)@) THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key is too long';
 	END IF;
 	ret := coalesce(ret, CASE WHEN what = 'settled' THEN c.retention ELSE @extschema@.idempotent__retention() END);
@@ -1156,7 +1198,7 @@ BEGIN
 			HINT = 'Use scopes of their own for keys that are begun in batches.';
 	END LOOP;
 	IF EXISTS (SELECT FROM unnest(new_) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id WHERE length(u.key) >
-			@extschema@.idempotent__setting_number('idempotency.max_key_length', @setting(max_key_length)@)) THEN
+			(@setting(max_key_length, number)@)) THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key is too long';
 	END IF;
 	RETURN QUERY SELECT u.key FROM unnest(keys) WITH ORDINALITY u (key, n)
@@ -1227,7 +1269,7 @@ DECLARE
 	fp bytea;
 BEGIN
 	@names@
-	hex := @hex(scope, key)@;
+	@name@
 	i := hex::uuid;
 	h := @lock(hex)@;
 	-- First who is at it: an attempt that finishes in between is then seen as finished, rather than as neither.
@@ -1316,7 +1358,7 @@ DECLARE
 BEGIN
 	@writable@
 	@names@
-	hex := @hex(scope, key)@;
+	@name@
 	i := hex::uuid;
 	done := @extschema@.idempotent__forget(i, @lock(hex)@, scope, key);
 	DELETE FROM @extschema@.idempotency_corrections o WHERE o.id = i;
@@ -1370,7 +1412,7 @@ BEGIN
 			SELECT o.id FROM @extschema@.idempotency_claims o WHERE o.reset_at + greatest(o.retention, '30 days') <= now_
 			LIMIT max_keys FOR UPDATE SKIP LOCKED))
 		AND l.reset_at + greatest(l.retention, '30 days') <= now_;
-	kept := @extschema@.idempotent__setting_span('idempotency.corrections_retention', @setting(corrections_retention)@);
+	kept := @setting(corrections_retention, span)@;
 	IF kept > interval '0' THEN
 		DELETE FROM @extschema@.idempotency_corrections o WHERE o.correction = ANY (ARRAY(
 			SELECT p.correction FROM @extschema@.idempotency_corrections p WHERE p.corrected_at + kept <= now_

@@ -4,15 +4,15 @@
  */
 
 -- psql -v ON_ERROR_STOP=1 [-v schema=NAME] -f idempotency.sql
--- Clients other than psql leave out what stands above "SQL from here", and set idempotency.schema if they want another.
+-- Clients other than psql leave out what stands above "SQL from here", and set idempotency_sql.schema if they want another.
 \if :{?schema}
-SELECT pg_catalog.set_config('idempotency.schema', :'schema', false) \g /dev/null
+SELECT pg_catalog.set_config('idempotency_sql.schema', :'schema', false) \g /dev/null
 \endif
 
 -- SQL from here
 DO $idempotency$
 DECLARE
-	schema text := COALESCE(NULLIF(pg_catalog.current_setting('idempotency.schema', true), ''), 'idempotency');
+	schema text := COALESCE(NULLIF(pg_catalog.current_setting('idempotency_sql.schema', true), ''), 'idempotency');
 	place text := pg_catalog.quote_ident(schema);
 	encoding text := CASE WHEN pg_catalog.getdatabaseencoding() = 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END;
 	installed text;
@@ -34,12 +34,12 @@ BEGIN
 -- One row: what is installed, and the defaults of the settings, for roles that may not set parameters for a database.
 CREATE TABLE @extschema@.idempotency_settings (
 	version				text NOT NULL,
-	retention		text NOT NULL DEFAULT '86400',
-	corrections_retention	text NOT NULL DEFAULT '0',
-	max_key_length		text NOT NULL DEFAULT '255',
-	max_response_size	text NOT NULL DEFAULT '0',
-	max_attempts		text NOT NULL DEFAULT '10',
-	key_time		text NOT NULL DEFAULT 'off',
+	retention		interval NOT NULL DEFAULT '24:00:00',
+	corrections_retention	interval NOT NULL DEFAULT '0',
+	max_key_length		integer NOT NULL DEFAULT 255,
+	max_response_size	integer NOT NULL DEFAULT 0,
+	max_attempts		integer NOT NULL DEFAULT 10,
+	key_time		boolean NOT NULL DEFAULT false,
 	only_row			boolean NOT NULL DEFAULT true CONSTRAINT idempotency_settings_pkey PRIMARY KEY
 						CONSTRAINT idempotency_settings_only_row_check CHECK (only_row)
 );
@@ -237,17 +237,32 @@ CREATE FUNCTION @extschema@.idempotent__ulid_millis(key text) RETURNS bigint
 	FROM generate_series(1, 10) n
 $$;
 
+CREATE FUNCTION @extschema@.idempotent__hex(of_scope text, of_key text) RETURNS text
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN encode(CASE
+	WHEN length(of_key) = 36 AND of_key ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$'
+		THEN set_bit(decode(substr(of_key, 1, 8) || substr(of_key, 10, 4), 'hex') || substr(sha256(int8send(octet_length(convert_to(of_scope, '@encoding@'))) || convert_to(of_scope, '@encoding@') || convert_to(of_key, '@encoding@')), 7, 10), 7, 1)
+	WHEN length(of_key) = 26 AND of_key ~ '^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$'
+		THEN set_bit(substr(int8send(@extschema@.idempotent__ulid_millis(of_key)), 3) || substr(sha256(int8send(octet_length(convert_to(of_scope, '@encoding@'))) || convert_to(of_scope, '@encoding@') || convert_to(of_key, '@encoding@')), 7, 10), 7, 1)
+	ELSE set_bit(substr(sha256(int8send(octet_length(convert_to(of_scope, '@encoding@'))) || convert_to(of_scope, '@encoding@') || convert_to(of_key, '@encoding@')), 1, 16), 7, 0) END, 'hex');
+END $$;
+
+CREATE FUNCTION @extschema@.idempotent__step(retention interval) RETURNS interval
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM retention) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text
+		|| ' microseconds')::interval;
+END $$;
+
 CREATE FUNCTION @extschema@.idempotent__key_time(key text) RETURNS timestamptz
 	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	millis bigint;
 	on_ boolean;
 BEGIN
-	BEGIN
-		on_ := coalesce(nullif(current_setting('idempotency.key_time', true), ''), (SELECT s.key_time FROM @extschema@.idempotency_settings s))::boolean;
-	EXCEPTION WHEN invalid_text_representation THEN
-		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'setting "idempotency.key_time" has an invalid value';
-	END;
+	on_ := CASE WHEN current_setting('idempotency.key_time', true) <> '' THEN @extschema@.idempotent__setting_boolean('key_time', current_setting('idempotency.key_time'))
+	ELSE (SELECT s.key_time FROM @extschema@.idempotency_settings s) END;
 	IF NOT on_ THEN
 		RETURN NULL;
 	ELSIF length(key) = 36 AND key ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$' THEN
@@ -285,7 +300,7 @@ BEGIN
 	END IF;
 	RETURN @extschema@.idempotent__span(value::interval, name, 0, interval '876000000 hours');
 EXCEPTION WHEN OTHERS THEN
-	RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = format('setting "%s" has an invalid value', name),
+	RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = format('setting "idempotency.%s" has an invalid value', name),
 		HINT = 'Correct it where it was set.';
 END $$;
 
@@ -297,14 +312,24 @@ BEGIN
 		WHEN value ~* '^[0-9]+ *B$' THEN rtrim(value, 'bB ')::integer
 		ELSE pg_size_bytes(value)::integer END;
 EXCEPTION WHEN OTHERS THEN
-	RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = format('setting "%s" has an invalid value', name),
+	RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = format('setting "idempotency.%s" has an invalid value', name),
+		HINT = 'Correct it where it was set.';
+END $$;
+
+CREATE FUNCTION @extschema@.idempotent__setting_boolean(name text, value text) RETURNS boolean
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN value::boolean;
+EXCEPTION WHEN invalid_text_representation THEN
+	RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = format('setting "idempotency.%s" has an invalid value', name),
 		HINT = 'Correct it where it was set.';
 END $$;
 
 CREATE FUNCTION @extschema@.idempotent__retention() RETURNS interval
 	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-	RETURN @extschema@.idempotent__setting_span('idempotency.retention', coalesce(nullif(current_setting('idempotency.retention', true), ''), (SELECT s.retention FROM @extschema@.idempotency_settings s)));
+	RETURN CASE WHEN current_setting('idempotency.retention', true) <> '' THEN @extschema@.idempotent__setting_span('retention', current_setting('idempotency.retention'))
+	ELSE (SELECT s.retention FROM @extschema@.idempotency_settings s) END;
 END $$;
 
 CREATE FUNCTION @extschema@.idempotent__canonical(value jsonb) RETURNS bytea
@@ -625,6 +650,10 @@ END $$;
 
 COMMENT ON FUNCTION @extschema@.idempotent__ulid_millis IS 'Of the SQL edition''s own.';
 
+COMMENT ON FUNCTION @extschema@.idempotent__hex IS 'Of the SQL edition''s own.';
+
+COMMENT ON FUNCTION @extschema@.idempotent__step IS 'Of the SQL edition''s own.';
+
 COMMENT ON FUNCTION @extschema@.idempotent__key_time IS 'Of the SQL edition''s own.';
 
 COMMENT ON FUNCTION @extschema@.idempotent__span IS 'Of the SQL edition''s own.';
@@ -632,6 +661,8 @@ COMMENT ON FUNCTION @extschema@.idempotent__span IS 'Of the SQL edition''s own.'
 COMMENT ON FUNCTION @extschema@.idempotent__setting_span IS 'Of the SQL edition''s own.';
 
 COMMENT ON FUNCTION @extschema@.idempotent__setting_number IS 'Of the SQL edition''s own.';
+
+COMMENT ON FUNCTION @extschema@.idempotent__setting_boolean IS 'Of the SQL edition''s own.';
 
 COMMENT ON FUNCTION @extschema@.idempotent__retention IS 'Of the SQL edition''s own.';
 
@@ -716,20 +747,17 @@ BEGIN
 		END IF;
 		fp := '\x00'::bytea || fingerprint;
 	END IF;
-	IF retention IS NULL THEN
-		ret := @extschema@.idempotent__retention();
-	ELSE
+	IF retention IS NOT NULL THEN
 		ret := @extschema@.idempotent__span(retention, 'retention', 1, interval '876000000 hours');
 	END IF;
 	IF lease IS NOT NULL THEN
 		lease := @extschema@.idempotent__span(lease, 'lease', 1, '720 hours');
 	END IF;
-	hex := encode(CASE
-	WHEN length(key) = 36 AND key ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$'
-		THEN set_bit(decode(substr(key, 1, 8) || substr(key, 10, 4), 'hex') || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	WHEN length(key) = 26 AND key ~ '^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$'
-		THEN set_bit(substr(int8send(@extschema@.idempotent__ulid_millis(key)), 3) || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	ELSE set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0) END, 'hex');
+	IF length(key) IN (26, 36) THEN
+		hex := @extschema@.idempotent__hex(scope, key);
+	ELSE
+		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0), 'hex');
+	END IF;
 	i := hex::uuid;
 	h := ('x' || substr(hex, 17))::bit(64)::bigint;
 	a.replayed := false;
@@ -741,10 +769,18 @@ BEGIN
 		END IF;
 
 		-- Look first: a finished key is replayed, and a claim that is not due refused, without a lock.
-		SELECT k.*, (SELECT true FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.reset_at IS NULL) AS claimed INTO r
-			FROM (SELECT) one LEFT JOIN @extschema@.idempotency_keys k ON k.id = i;
+		SELECT k.*, (SELECT true FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.reset_at IS NULL) AS claimed,
+				s.retention AS default_retention, s.key_time, s.max_key_length INTO r
+			FROM @extschema@.idempotency_settings s LEFT JOIN @extschema@.idempotency_keys k ON k.id = i;
 		now_ := clock_timestamp();
 		no := 0;
+		IF ret IS NULL THEN
+			IF current_setting('idempotency.retention', true) <> '' THEN
+				ret := @extschema@.idempotent__retention();
+			ELSE
+				ret := r.default_retention;
+			END IF;
+		END IF;
 		IF r.id IS NOT NULL THEN
 			IF r.finished_at IS NULL THEN
 				IF r.xid = me THEN
@@ -881,7 +917,9 @@ BEGIN
 
 	-- What may only be judged once nothing is stored of the key.
 	IF a.outcome IS NULL OR a.outcome = 'expired' THEN
-		IF length(key) > @extschema@.idempotent__setting_number('idempotency.max_key_length', coalesce(nullif(current_setting('idempotency.max_key_length', true), ''), (SELECT s.max_key_length FROM @extschema@.idempotency_settings s))) THEN
+		IF length(key) > (CASE WHEN current_setting('idempotency.max_key_length', true) <> ''
+				THEN @extschema@.idempotent__setting_number('max_key_length', current_setting('idempotency.max_key_length'))
+				ELSE r.max_key_length END) THEN
 			RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key is too long',
 				DETAIL = 'See "idempotency.max_key_length".';
 		END IF;
@@ -893,7 +931,7 @@ BEGIN
 				RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'first_sent is in the future',
 					DETAIL = 'It is more than a minute ahead of the server''s clock.';
 			END IF;
-		ELSE
+		ELSIF r.key_time OR current_setting('idempotency.key_time', true) <> '' THEN
 			sent := @extschema@.idempotent__key_time(key);
 			sent := CASE WHEN sent <= now_ + ret THEN sent END;
 		END IF;
@@ -921,7 +959,8 @@ BEGIN
 		INSERT INTO @extschema@.idempotency_claims
 			(id, scope, key, fingerprint, request, attempt, max_attempts, retention, lease, first_seen_at, claimed_at, lease_until, xid)
 			VALUES (i, scope, key, fp, request, no, coalesce((SELECT CASE WHEN m.n = 0 OR m.n::bigint + no - 1 > 2147483647 THEN 0 ELSE no - 1 + m.n END
-	FROM (SELECT @extschema@.idempotent__setting_number('idempotency.max_attempts', coalesce(nullif(current_setting('idempotency.max_attempts', true), ''), (SELECT s.max_attempts FROM @extschema@.idempotency_settings s))) AS n) m), 0), ret, lease, now_, now_, now_ + lease, pg_current_xact_id())
+	FROM (SELECT CASE WHEN current_setting('idempotency.max_attempts', true) <> '' THEN @extschema@.idempotent__setting_number('max_attempts', current_setting('idempotency.max_attempts'))
+	ELSE (SELECT s.max_attempts FROM @extschema@.idempotency_settings s) END AS n) m), 0), ret, lease, now_, now_, now_ + lease, pg_current_xact_id())
 			ON CONFLICT (id) DO NOTHING;
 		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	ELSIF c.id IS NOT NULL OR sent IS NOT NULL THEN
@@ -983,20 +1022,17 @@ BEGIN
 		END IF;
 		fp := '\x00'::bytea || fingerprint;
 	END IF;
-	IF retention IS NULL THEN
-		ret := @extschema@.idempotent__retention();
-	ELSE
+	IF retention IS NOT NULL THEN
 		ret := @extschema@.idempotent__span(retention, 'retention', 1, interval '876000000 hours');
 	END IF;
 	IF lease IS NOT NULL THEN
 		lease := @extschema@.idempotent__span(lease, 'lease', 1, '720 hours');
 	END IF;
-	hex := encode(CASE
-	WHEN length(key) = 36 AND key ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$'
-		THEN set_bit(decode(substr(key, 1, 8) || substr(key, 10, 4), 'hex') || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	WHEN length(key) = 26 AND key ~ '^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$'
-		THEN set_bit(substr(int8send(@extschema@.idempotent__ulid_millis(key)), 3) || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	ELSE set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0) END, 'hex');
+	IF length(key) IN (26, 36) THEN
+		hex := @extschema@.idempotent__hex(scope, key);
+	ELSE
+		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0), 'hex');
+	END IF;
 	i := hex::uuid;
 	h := ('x' || substr(hex, 17))::bit(64)::bigint;
 	a.replayed := false;
@@ -1008,10 +1044,18 @@ BEGIN
 		END IF;
 
 		-- Look first: a finished key is replayed, and a claim that is not due refused, without a lock.
-		SELECT k.*, (SELECT true FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.reset_at IS NULL) AS claimed INTO r
-			FROM (SELECT) one LEFT JOIN @extschema@.idempotency_keys k ON k.id = i;
+		SELECT k.*, (SELECT true FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.reset_at IS NULL) AS claimed,
+				s.retention AS default_retention, s.key_time, s.max_key_length INTO r
+			FROM @extschema@.idempotency_settings s LEFT JOIN @extschema@.idempotency_keys k ON k.id = i;
 		now_ := clock_timestamp();
 		no := 0;
+		IF ret IS NULL THEN
+			IF current_setting('idempotency.retention', true) <> '' THEN
+				ret := @extschema@.idempotent__retention();
+			ELSE
+				ret := r.default_retention;
+			END IF;
+		END IF;
 		IF r.id IS NOT NULL THEN
 			IF r.finished_at IS NULL THEN
 				IF r.xid = me THEN
@@ -1148,7 +1192,9 @@ BEGIN
 
 	-- What may only be judged once nothing is stored of the key.
 	IF a.outcome IS NULL OR a.outcome = 'expired' THEN
-		IF length(key) > @extschema@.idempotent__setting_number('idempotency.max_key_length', coalesce(nullif(current_setting('idempotency.max_key_length', true), ''), (SELECT s.max_key_length FROM @extschema@.idempotency_settings s))) THEN
+		IF length(key) > (CASE WHEN current_setting('idempotency.max_key_length', true) <> ''
+				THEN @extschema@.idempotent__setting_number('max_key_length', current_setting('idempotency.max_key_length'))
+				ELSE r.max_key_length END) THEN
 			RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key is too long',
 				DETAIL = 'See "idempotency.max_key_length".';
 		END IF;
@@ -1160,7 +1206,7 @@ BEGIN
 				RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'first_sent is in the future',
 					DETAIL = 'It is more than a minute ahead of the server''s clock.';
 			END IF;
-		ELSE
+		ELSIF r.key_time OR current_setting('idempotency.key_time', true) <> '' THEN
 			sent := @extschema@.idempotent__key_time(key);
 			sent := CASE WHEN sent <= now_ + ret THEN sent END;
 		END IF;
@@ -1188,7 +1234,8 @@ BEGIN
 		INSERT INTO @extschema@.idempotency_claims
 			(id, scope, key, fingerprint, request, attempt, max_attempts, retention, lease, first_seen_at, claimed_at, lease_until, xid)
 			VALUES (i, scope, key, fp, request, no, coalesce((SELECT CASE WHEN m.n = 0 OR m.n::bigint + no - 1 > 2147483647 THEN 0 ELSE no - 1 + m.n END
-	FROM (SELECT @extschema@.idempotent__setting_number('idempotency.max_attempts', coalesce(nullif(current_setting('idempotency.max_attempts', true), ''), (SELECT s.max_attempts FROM @extschema@.idempotency_settings s))) AS n) m), 0), ret, lease, now_, now_, now_ + lease, pg_current_xact_id())
+	FROM (SELECT CASE WHEN current_setting('idempotency.max_attempts', true) <> '' THEN @extschema@.idempotent__setting_number('max_attempts', current_setting('idempotency.max_attempts'))
+	ELSE (SELECT s.max_attempts FROM @extschema@.idempotency_settings s) END AS n) m), 0), ret, lease, now_, now_, now_ + lease, pg_current_xact_id())
 			ON CONFLICT (id) DO NOTHING;
 		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	ELSIF c.id IS NOT NULL OR sent IS NOT NULL THEN
@@ -1245,28 +1292,30 @@ BEGIN
 	IF retention IS NOT NULL THEN
 		ret := @extschema@.idempotent__span(retention, 'retention', 1, interval '876000000 hours');
 	END IF;
-	hex := encode(CASE
-	WHEN length(key) = 36 AND key ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$'
-		THEN set_bit(decode(substr(key, 1, 8) || substr(key, 10, 4), 'hex') || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	WHEN length(key) = 26 AND key ~ '^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$'
-		THEN set_bit(substr(int8send(@extschema@.idempotent__ulid_millis(key)), 3) || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	ELSE set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0) END, 'hex');
+	IF length(key) IN (26, 36) THEN
+		hex := @extschema@.idempotent__hex(scope, key);
+	ELSE
+		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0), 'hex');
+	END IF;
 	i := hex::uuid;
-	most := @extschema@.idempotent__setting_number('idempotency.max_response_size', coalesce(nullif(current_setting('idempotency.max_response_size', true), ''), (SELECT s.max_response_size FROM @extschema@.idempotency_settings s)));
+	UPDATE @extschema@.idempotency_keys o SET response = response, status = status, headers = headers, body = body,
+			finished_at = now_, expires_at = date_bin(CASE WHEN coalesce(ret, o.retention) = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(coalesce(ret, o.retention)) END, greatest(now_, CASE WHEN o.sent_at < now_ + coalesce(ret, o.retention) THEN o.sent_at WHEN o.sent_at >= now_ + coalesce(ret, o.retention) THEN now_ + coalesce(ret, o.retention) END) + coalesce(ret, o.retention) - interval '1 microsecond', '2000-01-01 00:00:00+00') + CASE WHEN coalesce(ret, o.retention) = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(coalesce(ret, o.retention)) END,
+			shortened = CASE WHEN ret < o.retention THEN true END,
+			retention = NULL, sent_at = NULL, xid = NULL
+		WHERE o.id = i AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
+			AND o.attempt = coalesce(attempt, o.attempt)
+		RETURNING o.claim_no, o.attempt, (SELECT s.max_response_size FROM @extschema@.idempotency_settings s) AS most INTO r;
+	IF FOUND THEN
+		IF r.most > 0 OR current_setting('idempotency.max_response_size', true) <> '' THEN
+			most := CASE WHEN current_setting('idempotency.max_response_size', true) <> '' THEN @extschema@.idempotent__setting_number('max_response_size', current_setting('idempotency.max_response_size'))
+	ELSE (SELECT s.max_response_size FROM @extschema@.idempotency_settings s) END;
 	IF most > 0 AND coalesce(octet_length(jsonb_send(response)), 0) + coalesce(octet_length(jsonb_send(headers)), 0)
 			+ coalesce(octet_length(body), 0) > most THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK413', MESSAGE = 'response is too large to be stored',
 			DETAIL = format('idempotency.max_response_size is %s bytes.', most),
 			HINT = 'Store the response elsewhere and keep a reference to it with the key.';
 	END IF;
-	UPDATE @extschema@.idempotency_keys o SET response = response, status = status, headers = headers, body = body,
-			finished_at = now_, expires_at = date_bin(((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM coalesce(ret, o.retention)) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, greatest(now_, CASE WHEN o.sent_at < now_ + coalesce(ret, o.retention) THEN o.sent_at WHEN o.sent_at >= now_ + coalesce(ret, o.retention) THEN now_ + coalesce(ret, o.retention) END) + coalesce(ret, o.retention) - interval '1 microsecond', '2000-01-01 00:00:00+00') + ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM coalesce(ret, o.retention)) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval,
-			shortened = CASE WHEN ret < o.retention THEN true END,
-			retention = NULL, sent_at = NULL, xid = NULL
-		WHERE o.id = i AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
-			AND o.attempt = coalesce(attempt, o.attempt)
-		RETURNING o.claim_no, o.attempt INTO r;
-	IF FOUND THEN
+		END IF;
 		IF r.claim_no IS NOT NULL THEN
 			UPDATE @extschema@.idempotency_keys o SET claim_no = NULL WHERE o.id = i;
 			DELETE FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.attempt IN (r.attempt, r.claim_no);
@@ -1293,6 +1342,14 @@ BEGIN
 
 	h := ('x' || substr(hex, 17))::bit(64)::bigint;
 	c := @extschema@.idempotent__own(i, h, scope, key, attempt, false);
+	most := CASE WHEN current_setting('idempotency.max_response_size', true) <> '' THEN @extschema@.idempotent__setting_number('max_response_size', current_setting('idempotency.max_response_size'))
+	ELSE (SELECT s.max_response_size FROM @extschema@.idempotency_settings s) END;
+	IF most > 0 AND coalesce(octet_length(jsonb_send(response)), 0) + coalesce(octet_length(jsonb_send(headers)), 0)
+			+ coalesce(octet_length(body), 0) > most THEN
+		RAISE EXCEPTION USING ERRCODE = 'IK413', MESSAGE = 'response is too large to be stored',
+			DETAIL = format('idempotency.max_response_size is %s bytes.', most),
+			HINT = 'Store the response elsewhere and keep a reference to it with the key.';
+	END IF;
 	now_ := clock_timestamp();
 	DELETE FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.attempt = attempt;
 	IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
@@ -1301,7 +1358,7 @@ BEGIN
 	INSERT INTO @extschema@.idempotency_keys
 		(id, scope, key, fingerprint, attempt, status, headers, response, body, first_seen_at, finished_at, expires_at, shortened)
 		VALUES (i, scope, key, c.fingerprint, attempt, status, headers, response, body, c.first_seen_at, now_,
-			date_bin(((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, greatest(now_, CASE WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) < now_ + ret THEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval,
+			date_bin(CASE WHEN ret = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(ret) END, greatest(now_, CASE WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) < now_ + ret THEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + CASE WHEN ret = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(ret) END,
 			CASE WHEN ret < c.retention THEN true END)
 		ON CONFLICT (id) DO NOTHING;
 	IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
@@ -1343,12 +1400,11 @@ BEGIN
 	IF retry_after IS NOT NULL THEN
 		retry_after := @extschema@.idempotent__span(retry_after, 'retry_after', 0, '720 hours');
 	END IF;
-	hex := encode(CASE
-	WHEN length(key) = 36 AND key ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$'
-		THEN set_bit(decode(substr(key, 1, 8) || substr(key, 10, 4), 'hex') || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	WHEN length(key) = 26 AND key ~ '^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$'
-		THEN set_bit(substr(int8send(@extschema@.idempotent__ulid_millis(key)), 3) || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	ELSE set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0) END, 'hex');
+	IF length(key) IN (26, 36) THEN
+		hex := @extschema@.idempotent__hex(scope, key);
+	ELSE
+		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0), 'hex');
+	END IF;
 	i := hex::uuid;
 	SELECT o.* INTO k FROM @extschema@.idempotency_keys o
 		WHERE o.id = i AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned();
@@ -1413,12 +1469,11 @@ BEGIN
 	ELSIF checkpoint IS NULL AND state IS NOT NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'state cannot be given without a checkpoint';
 	END IF;
-	hex := encode(CASE
-	WHEN length(key) = 36 AND key ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$'
-		THEN set_bit(decode(substr(key, 1, 8) || substr(key, 10, 4), 'hex') || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	WHEN length(key) = 26 AND key ~ '^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$'
-		THEN set_bit(substr(int8send(@extschema@.idempotent__ulid_millis(key)), 3) || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	ELSE set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0) END, 'hex');
+	IF length(key) IN (26, 36) THEN
+		hex := @extschema@.idempotent__hex(scope, key);
+	ELSE
+		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0), 'hex');
+	END IF;
 	i := hex::uuid;
 	IF EXISTS (SELECT FROM @extschema@.idempotency_keys o
 			WHERE o.id = i AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()) THEN
@@ -1469,12 +1524,11 @@ BEGIN
 	IF error IS NULL OR error = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'error must not be null or empty';
 	END IF;
-	hex := encode(CASE
-	WHEN length(key) = 36 AND key ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$'
-		THEN set_bit(decode(substr(key, 1, 8) || substr(key, 10, 4), 'hex') || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	WHEN length(key) = 26 AND key ~ '^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$'
-		THEN set_bit(substr(int8send(@extschema@.idempotent__ulid_millis(key)), 3) || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	ELSE set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0) END, 'hex');
+	IF length(key) IN (26, 36) THEN
+		hex := @extschema@.idempotent__hex(scope, key);
+	ELSE
+		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0), 'hex');
+	END IF;
 	i := hex::uuid;
 	IF EXISTS (SELECT FROM @extschema@.idempotency_keys o
 			WHERE o.id = i AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()) THEN
@@ -1588,12 +1642,11 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'lease must not be null';
 	END IF;
 	lease := @extschema@.idempotent__span(lease, 'lease', 1, '720 hours');
-	hex := encode(CASE
-	WHEN length(key) = 36 AND key ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$'
-		THEN set_bit(decode(substr(key, 1, 8) || substr(key, 10, 4), 'hex') || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	WHEN length(key) = 26 AND key ~ '^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$'
-		THEN set_bit(substr(int8send(@extschema@.idempotent__ulid_millis(key)), 3) || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	ELSE set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0) END, 'hex');
+	IF length(key) IN (26, 36) THEN
+		hex := @extschema@.idempotent__hex(scope, key);
+	ELSE
+		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0), 'hex');
+	END IF;
 	i := hex::uuid;
 	k := @extschema@.idempotent__get(i, ('x' || substr(hex, 17))::bit(64)::bigint, scope, key);
 	IF k.scope <> scope OR k.key <> key THEN
@@ -1678,12 +1731,11 @@ BEGIN
 	IF correct IS NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'correct must not be null';
 	END IF;
-	hex := encode(CASE
-	WHEN length(key) = 36 AND key ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$'
-		THEN set_bit(decode(substr(key, 1, 8) || substr(key, 10, 4), 'hex') || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	WHEN length(key) = 26 AND key ~ '^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$'
-		THEN set_bit(substr(int8send(@extschema@.idempotent__ulid_millis(key)), 3) || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	ELSE set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0) END, 'hex');
+	IF length(key) IN (26, 36) THEN
+		hex := @extschema@.idempotent__hex(scope, key);
+	ELSE
+		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0), 'hex');
+	END IF;
 	i := hex::uuid;
 	k := @extschema@.idempotent__get(i, ('x' || substr(hex, 17))::bit(64)::bigint, scope, key);
 	SELECT l.* INTO c FROM @extschema@.idempotency_claims l WHERE l.id = i FOR UPDATE;
@@ -1696,7 +1748,8 @@ BEGIN
 	ELSIF k.scope <> scope OR k.key <> key OR c.scope <> scope OR c.key <> key THEN
 		PERFORM @extschema@.idempotent__report('mismatch', NULL, NULL);
 	END IF;
-	most := @extschema@.idempotent__setting_number('idempotency.max_response_size', coalesce(nullif(current_setting('idempotency.max_response_size', true), ''), (SELECT s.max_response_size FROM @extschema@.idempotency_settings s)));
+	most := CASE WHEN current_setting('idempotency.max_response_size', true) <> '' THEN @extschema@.idempotent__setting_number('max_response_size', current_setting('idempotency.max_response_size'))
+	ELSE (SELECT s.max_response_size FROM @extschema@.idempotency_settings s) END;
 	IF most > 0 AND coalesce(octet_length(jsonb_send(response)), 0) + coalesce(octet_length(jsonb_send(headers)), 0)
 			+ coalesce(octet_length(body), 0) > most THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK413', MESSAGE = 'response is too large to be stored',
@@ -1722,7 +1775,7 @@ BEGIN
 				k.finished_at, clock_timestamp(), session_user, reason);
 		UPDATE @extschema@.idempotency_keys o SET response = response, status = status, headers = headers, body = body,
 				failed = NULL, finished_at = now_,
-				expires_at = greatest(o.expires_at, date_bin(((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, greatest(now_, CASE WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) < now_ + ret THEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval)
+				expires_at = greatest(o.expires_at, date_bin(CASE WHEN ret = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(ret) END, greatest(now_, CASE WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) < now_ + ret THEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + CASE WHEN ret = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(ret) END)
 			WHERE o.id = i;
 		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 		RETURN 'corrected';
@@ -1741,7 +1794,8 @@ BEGIN
 	IF what = 'settled' AND c.lease_until > now_ THEN
 		PERFORM @extschema@.idempotent__report('in_progress', c, ceil(extract(epoch FROM c.lease_until - now_))::integer);
 	END IF;
-	IF what = 'recorded' AND length(key) > @extschema@.idempotent__setting_number('idempotency.max_key_length', coalesce(nullif(current_setting('idempotency.max_key_length', true), ''), (SELECT s.max_key_length FROM @extschema@.idempotency_settings s))) THEN
+	IF what = 'recorded' AND length(key) > (CASE WHEN current_setting('idempotency.max_key_length', true) <> '' THEN @extschema@.idempotent__setting_number('max_key_length', current_setting('idempotency.max_key_length'))
+	ELSE (SELECT s.max_key_length FROM @extschema@.idempotency_settings s) END) THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key is too long';
 	END IF;
 	ret := coalesce(ret, CASE WHEN what = 'settled' THEN c.retention ELSE @extschema@.idempotent__retention() END);
@@ -1756,7 +1810,7 @@ BEGIN
 		(id, scope, key, fingerprint, attempt, status, headers, response, body, first_seen_at, finished_at, expires_at)
 		VALUES (i, scope, key, CASE WHEN what = 'settled' THEN c.fingerprint END, stored + 1, status, headers, response, body,
 			CASE WHEN what = 'settled' THEN c.first_seen_at ELSE now_ END, now_,
-			date_bin(((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, greatest(now_, CASE WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) < now_ + ret THEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval)
+			date_bin(CASE WHEN ret = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(ret) END, greatest(now_, CASE WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) < now_ + ret THEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + CASE WHEN ret = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(ret) END)
 		ON CONFLICT (id) DO NOTHING;
 	IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	RETURN what;
@@ -1933,7 +1987,7 @@ BEGIN
 		WITH put AS (
 			INSERT INTO @extschema@.idempotency_keys AS o
 				(id, scope, key, attempt, first_seen_at, expires_at, retention, sent_at, xid)
-			SELECT u.id, scope, u.key, 1, now_, date_bin(((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, greatest(now_, CASE WHEN s.at < now_ + ret THEN s.at WHEN s.at >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM ret) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, ret, s.at, pg_current_xact_id()
+			SELECT u.id, scope, u.key, 1, now_, date_bin(CASE WHEN ret = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(ret) END, greatest(now_, CASE WHEN s.at < now_ + ret THEN s.at WHEN s.at >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + CASE WHEN ret = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(ret) END, ret, s.at, pg_current_xact_id()
 			FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id, LATERAL (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END AS at
 				FROM (SELECT CASE WHEN length(u.key) IN (26, 36) THEN @extschema@.idempotent__key_time(u.key) END AS at) t) s
 			ORDER BY u.id
@@ -1964,7 +2018,8 @@ BEGIN
 			HINT = 'Use scopes of their own for keys that are begun in batches.';
 	END LOOP;
 	IF EXISTS (SELECT FROM unnest(new_) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id WHERE length(u.key) >
-			@extschema@.idempotent__setting_number('idempotency.max_key_length', coalesce(nullif(current_setting('idempotency.max_key_length', true), ''), (SELECT s.max_key_length FROM @extschema@.idempotency_settings s)))) THEN
+			(CASE WHEN current_setting('idempotency.max_key_length', true) <> '' THEN @extschema@.idempotent__setting_number('max_key_length', current_setting('idempotency.max_key_length'))
+	ELSE (SELECT s.max_key_length FROM @extschema@.idempotency_settings s) END)) THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key is too long';
 	END IF;
 	RETURN QUERY SELECT u.key FROM unnest(keys) WITH ORDINALITY u (key, n)
@@ -2014,7 +2069,7 @@ BEGIN
 	END IF;
 	WITH done AS (
 		UPDATE @extschema@.idempotency_keys o SET finished_at = now_,
-			expires_at = date_bin(((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM o.retention) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, greatest(now_, CASE WHEN o.sent_at < now_ + o.retention THEN o.sent_at WHEN o.sent_at >= now_ + o.retention THEN now_ + o.retention END) + o.retention - interval '1 microsecond', '2000-01-01 00:00:00+00') + ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM o.retention) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text || ' microseconds')::interval, retention = NULL, sent_at = NULL, xid = NULL
+			expires_at = date_bin(CASE WHEN o.retention = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(o.retention) END, greatest(now_, CASE WHEN o.sent_at < now_ + o.retention THEN o.sent_at WHEN o.sent_at >= now_ + o.retention THEN now_ + o.retention END) + o.retention - interval '1 microsecond', '2000-01-01 00:00:00+00') + CASE WHEN o.retention = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(o.retention) END, retention = NULL, sent_at = NULL, xid = NULL
 		FROM unnest(ids) u (id)
 		WHERE o.id = u.id AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
 		RETURNING o.id, o.claim_no, o.attempt),
@@ -2057,12 +2112,11 @@ BEGIN
 	IF key IS NULL OR key = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key must not be null or empty';
 	END IF;
-	hex := encode(CASE
-	WHEN length(key) = 36 AND key ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$'
-		THEN set_bit(decode(substr(key, 1, 8) || substr(key, 10, 4), 'hex') || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	WHEN length(key) = 26 AND key ~ '^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$'
-		THEN set_bit(substr(int8send(@extschema@.idempotent__ulid_millis(key)), 3) || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	ELSE set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0) END, 'hex');
+	IF length(key) IN (26, 36) THEN
+		hex := @extschema@.idempotent__hex(scope, key);
+	ELSE
+		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0), 'hex');
+	END IF;
 	i := hex::uuid;
 	h := ('x' || substr(hex, 17))::bit(64)::bigint;
 	-- First who is at it: an attempt that finishes in between is then seen as finished, rather than as neither.
@@ -2140,12 +2194,11 @@ BEGIN
 	IF key IS NULL OR key = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key must not be null or empty';
 	END IF;
-	hex := encode(CASE
-	WHEN length(key) = 36 AND key ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$'
-		THEN set_bit(decode(substr(key, 1, 8) || substr(key, 10, 4), 'hex') || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	WHEN length(key) = 26 AND key ~ '^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$'
-		THEN set_bit(substr(int8send(@extschema@.idempotent__ulid_millis(key)), 3) || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 7, 10), 7, 1)
-	ELSE set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0) END, 'hex');
+	IF length(key) IN (26, 36) THEN
+		hex := @extschema@.idempotent__hex(scope, key);
+	ELSE
+		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0), 'hex');
+	END IF;
 	i := hex::uuid;
 	done := @extschema@.idempotent__forget(i, ('x' || substr(hex, 17))::bit(64)::bigint, scope, key);
 	DELETE FROM @extschema@.idempotency_corrections o WHERE o.id = i;
@@ -2223,7 +2276,8 @@ BEGIN
 			SELECT o.id FROM @extschema@.idempotency_claims o WHERE o.reset_at + greatest(o.retention, '30 days') <= now_
 			LIMIT max_keys FOR UPDATE SKIP LOCKED))
 		AND l.reset_at + greatest(l.retention, '30 days') <= now_;
-	kept := @extschema@.idempotent__setting_span('idempotency.corrections_retention', coalesce(nullif(current_setting('idempotency.corrections_retention', true), ''), (SELECT s.corrections_retention FROM @extschema@.idempotency_settings s)));
+	kept := CASE WHEN current_setting('idempotency.corrections_retention', true) <> '' THEN @extschema@.idempotent__setting_span('corrections_retention', current_setting('idempotency.corrections_retention'))
+	ELSE (SELECT s.corrections_retention FROM @extschema@.idempotency_settings s) END;
 	IF kept > interval '0' THEN
 		DELETE FROM @extschema@.idempotency_corrections o WHERE o.correction = ANY (ARRAY(
 			SELECT p.correction FROM @extschema@.idempotency_corrections p WHERE p.corrected_at + kept <= now_
@@ -2385,7 +2439,7 @@ BEGIN
 			  AND x.relname OPERATOR(pg_catalog.=) ANY (ARRAY['idempotency_claims', 'idempotency_corrections', 'idempotency_keys', 'idempotency_settings', 'idempotency_in_flight', 'idempotency_stalled', 'idempotency_stats', 'idempotency_corrections_correction_seq']::pg_catalog.name[])
 			  UNION ALL SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass AS classid, x.oid AS objid FROM pg_catalog.pg_proc x
 			  WHERE x.pronamespace OPERATOR(pg_catalog.=) '@extschema@'::pg_catalog.regnamespace
-			  AND x.proname OPERATOR(pg_catalog.=) ANY (ARRAY['idempotent__backoff', 'idempotent__canonical', 'idempotent__forget', 'idempotent__get', 'idempotent__give_up', 'idempotent__guard', 'idempotent__is_parked', 'idempotent__key_time', 'idempotent__overtaken', 'idempotent__own', 'idempotent__probe_claim', 'idempotent__reconcile', 'idempotent__report', 'idempotent__retention', 'idempotent__setting_number', 'idempotent__setting_span', 'idempotent__span', 'idempotent__ulid_millis', 'idempotent__write_release', 'idempotent_backoff', 'idempotent_begin', 'idempotent_begin_many', 'idempotent_call', 'idempotent_checkpoint', 'idempotent_derive', 'idempotent_finish', 'idempotent_finish_many', 'idempotent_forget', 'idempotent_forget_scope', 'idempotent_lookup', 'idempotent_park', 'idempotent_prune', 'idempotent_reconcile', 'idempotent_release', 'idempotent_resolve', 'idempotent_resume', 'idempotent_retry', 'idempotent_stats', 'idempotent_stats_reset', 'idempotent_try_begin']::pg_catalog.name[])
+			  AND x.proname OPERATOR(pg_catalog.=) ANY (ARRAY['idempotent__backoff', 'idempotent__canonical', 'idempotent__forget', 'idempotent__get', 'idempotent__give_up', 'idempotent__guard', 'idempotent__hex', 'idempotent__is_parked', 'idempotent__key_time', 'idempotent__overtaken', 'idempotent__own', 'idempotent__probe_claim', 'idempotent__reconcile', 'idempotent__report', 'idempotent__retention', 'idempotent__setting_boolean', 'idempotent__setting_number', 'idempotent__setting_span', 'idempotent__span', 'idempotent__step', 'idempotent__ulid_millis', 'idempotent__write_release', 'idempotent_backoff', 'idempotent_begin', 'idempotent_begin_many', 'idempotent_call', 'idempotent_checkpoint', 'idempotent_derive', 'idempotent_finish', 'idempotent_finish_many', 'idempotent_forget', 'idempotent_forget_scope', 'idempotent_lookup', 'idempotent_park', 'idempotent_prune', 'idempotent_reconcile', 'idempotent_release', 'idempotent_resolve', 'idempotent_resume', 'idempotent_retry', 'idempotent_stats', 'idempotent_stats_reset', 'idempotent_try_begin']::pg_catalog.name[])
 			  UNION ALL SELECT 'pg_catalog.pg_type'::pg_catalog.regclass AS classid, x.oid AS objid FROM pg_catalog.pg_type x
 			  WHERE x.typnamespace OPERATOR(pg_catalog.=) '@extschema@'::pg_catalog.regnamespace
 			  AND x.typname OPERATOR(pg_catalog.=) ANY (ARRAY['idempotent_attempt', 'idempotent_claim']::pg_catalog.name[])) d

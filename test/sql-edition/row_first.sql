@@ -73,7 +73,7 @@ DROP TABLE pg_temp.idempotency_keys;
 -- The script, once more.
 \set script `cat "$PG_ABS_SRCDIR/script"`
 SELECT is(version, '1.0', 'a row tells what is there') FROM idempotency_settings;
-DO $$ BEGIN PERFORM set_config('idempotency.schema', 'public', false); END $$;
+DO $$ BEGIN PERFORM set_config('idempotency_sql.schema', 'public', false); END $$;
 SELECT lives_ok(:'script', 'a second run of the script');
 SELECT is((SELECT count(*) FROM idempotency_keys), 3::bigint, 'changes nothing');
 SELECT * FROM finish();
