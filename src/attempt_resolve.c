@@ -137,6 +137,7 @@ attempt_resolve(const Resolution *resolution)
 	int32		stored_no = 0;
 
 	check_not_own(&resolution->name);
+	store_check_tables(resolution->name.schema);
 	attempt_lock_and_read(&resolution->name, &stored);
 	attempt_check_size(&resolution->response);
 	now = stored.read_at;

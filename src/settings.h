@@ -25,8 +25,10 @@ extern bool settings_key_time;
 /* idempotency.max_attempts of a claim; 0: no end. */
 extern int	settings_max_attempts;
 
-/* idempotency.retention and idempotency.corrections_retention, in
- * microseconds; the latter is 0 where corrections are kept. */
+/*
+ * idempotency.retention and idempotency.corrections_retention, in
+ * microseconds; the latter is 0 where corrections are kept.
+ */
 extern int64 settings_retention(void);
 extern int64 settings_corrections_retention(void);
 

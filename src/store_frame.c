@@ -60,6 +60,17 @@ has_row_triggers(Relation rel)
 		 rel->trigdesc->trig_delete_before_row);
 }
 
+/* The record of a correction must not be lost in a crash. */
+static void
+check_is_permanent(Relation rel, const char *table)
+{
+	if (rel->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" is not of a shape that keeps the promise of extension \"idempotency\"", table),
+				 errdetail("It is unlogged: a crash would lose it.")));
+}
+
 /* Lock the table and note what the frame needs to know of it; its owner. */
 static Oid
 open_for_frame(StoreFrame *frame, LOCKMODE lockmode)
@@ -77,8 +88,11 @@ open_for_frame(StoreFrame *frame, LOCKMODE lockmode)
 		rel = table.rel;
 	}
 	else
+	{
 		rel = store_lock_table(frame->schema, store_tables[frame->table].name,
 							   lockmode);
+		check_is_permanent(rel, store_tables[frame->table].name);
+	}
 	owner = rel->rd_rel->relowner;
 	frame->relid = RelationGetRelid(rel);
 	frame->trigger_may_suppress = has_row_triggers(rel);

@@ -51,3 +51,17 @@ $$;
 CREATE FUNCTION pg_temp.locks() RETURNS bigint LANGUAGE sql AS $$
 	SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()
 $$;
+
+-- The lease of a key ends, without anyone waiting for that.
+CREATE FUNCTION pg_temp.end_lease(key text) RETURNS text LANGUAGE sql AS $$
+	UPDATE idempotency_claims c SET lease_until = clock_timestamp() WHERE c.key = end_lease.key RETURNING 'ended'
+$$;
+
+-- How a command ends, undone if it fails.
+CREATE FUNCTION pg_temp.sqlstate_of(command text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE command;
+	RETURN '00000';
+EXCEPTION WHEN OTHERS THEN
+	RETURN SQLSTATE;
+END $$;

@@ -104,7 +104,7 @@ CREATE FUNCTION mutant.idempotent_begin_many(scope text, keys text[], retention 
 	INSERT INTO idem.idempotency_keys (id, scope, key, attempt, first_seen_at, finished_at, expires_at)
 	SELECT encode(set_bit(substr(sha256(int8send(octet_length(scope)) || convert_to(scope, 'UTF8')
 										|| convert_to(k, 'UTF8')), 1, 16), 7, 0), 'hex')::uuid,
-		   scope, k, 1, clock_timestamp(), clock_timestamp(), clock_timestamp() + retention
+		   scope, k, 1, clock_timestamp(), clock_timestamp(), clock_timestamp() + coalesce(retention, '1 day')
 	FROM (SELECT DISTINCT k FROM unnest(keys) k ORDER BY k) AS k
 	ON CONFLICT DO NOTHING RETURNING key
 $$;

@@ -4,7 +4,7 @@
 \set setup :dir '/setup.sql'
 \i :setup
 BEGIN;
-SELECT plan(66);
+SELECT no_plan();
 
 CREATE TEMP VIEW objects AS
 	SELECT d.classid, d.objid, pg_describe_object(d.classid, d.objid, 0) AS what
@@ -47,27 +47,48 @@ SELECT is_empty($$SELECT typname FROM types, aclexplode(coalesce(typacl, acldefa
 SELECT is_empty($$SELECT what FROM objects WHERE what !~ '^(function|table|sequence|view|type|composite type) ' AND what !~ 'idempoten'$$,
 	'there are no other objects');
 
--- Even where the default privileges grant all.
+-- Even where the default privileges grant all, to PUBLIC, to a role, with the right to grant it on, everywhere and in the schema.
+CREATE TEMP VIEW granted AS
+	SELECT o.what, CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee, a.privilege_type
+	FROM objects o
+	JOIN LATERAL (
+		SELECT relowner AS owner, coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", relowner)) AS acl
+			FROM pg_class WHERE o.classid = 'pg_class'::regclass AND oid = o.objid AND relkind IN ('r', 'v', 'S')
+		UNION ALL SELECT proowner, coalesce(proacl, acldefault('f', proowner))
+			FROM pg_proc WHERE o.classid = 'pg_proc'::regclass AND oid = o.objid
+		UNION ALL SELECT t.typowner, coalesce(t.typacl, acldefault('T', t.typowner))
+			FROM pg_type t LEFT JOIN pg_class r ON r.oid = t.typrelid
+			WHERE o.classid = 'pg_type'::regclass AND t.oid = o.objid AND t.typtype = 'c' AND r.relkind = 'c'
+		UNION ALL SELECT relowner, attacl FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
+			WHERE o.classid = 'pg_class'::regclass AND pg_class.oid = o.objid AND attacl IS NOT NULL) x ON true, aclexplode(x.acl) a
+	WHERE a.grantee <> x.owner;
+CREATE TEMP TABLE granted_before AS TABLE granted;
+SELECT is_empty($$SELECT what, grantee FROM granted WHERE grantee <> 'pg_monitor' OR privilege_type NOT IN ('SELECT', 'EXECUTE')$$,
+	'of tables, views, sequences, types and functions nothing is anybody''s but pg_monitor''s');
 SAVEPOINT defaults;
 DROP EXTENSION idempotency CASCADE;
-ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC;
-ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO PUBLIC;
-ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TABLES TO PUBLIC;
+CREATE ROLE regress_idempotency_default;
+CREATE ROLE "regress Idempotency ""quoted""";
+ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC, regress_idempotency_default;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO PUBLIC, regress_idempotency_default;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON TYPES TO regress_idempotency_default;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO PUBLIC, regress_idempotency_default;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO pg_monitor WITH GRANT OPTION;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO pg_monitor;
+ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TABLES TO "regress Idempotency ""quoted""" WITH GRANT OPTION;
+ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON SEQUENCES TO "regress Idempotency ""quoted""" WITH GRANT OPTION;
+ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TYPES TO "regress Idempotency ""quoted""" WITH GRANT OPTION;
+ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON FUNCTIONS TO "regress Idempotency ""quoted""" WITH GRANT OPTION;
+CREATE TABLE of_the_defaults ();
+SELECT cmp_ok(count(DISTINCT a.grantee), '>=', 4::bigint, 'a table that is made under such default privileges is everybody''s')
+FROM pg_class, aclexplode(relacl) a WHERE oid = 'of_the_defaults'::regclass;
 CREATE EXTENSION idempotency SCHEMA public;
-SELECT is_empty($$SELECT relname FROM pg_class, aclexplode(relacl) a WHERE relname LIKE 'idempotency%' AND a.grantee = 0$$,
-	'nor where default privileges grant all to PUBLIC');
+SELECT set_eq('TABLE granted', 'TABLE granted_before', 'those of the extension are whose they are without them');
 ROLLBACK TO defaults;
 
 -- A role without any right.
 CREATE ROLE regress_idempotency_none;
 GRANT USAGE ON SCHEMA public TO regress_idempotency_none;
-CREATE FUNCTION pg_temp.sqlstate_of(command text) RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-	EXECUTE command;
-	RETURN '00000';
-EXCEPTION WHEN OTHERS THEN
-	RETURN SQLSTATE;
-END $$;
 CREATE TEMP TABLE calls AS
 	SELECT format('SELECT public.%I(%s)', proname, (SELECT string_agg('NULL::' || format_type(a, NULL), ', ' ORDER BY n)
 		FROM unnest(proargtypes::oid[]) WITH ORDINALITY u(a, n))) AS call
@@ -76,14 +97,15 @@ GRANT SELECT ON calls TO PUBLIC;
 SET LOCAL ROLE regress_idempotency_none;
 SELECT is_empty($$SELECT call FROM calls WHERE pg_temp.sqlstate_of(call) <> '42501'$$, 'a role without a grant can call no function');
 SELECT throws_ok('TABLE public.' || t, '42501', NULL, 'nor read ' || t)
-FROM (VALUES ('idempotency_keys'), ('idempotency_claims'), ('idempotency_stalled')) v(t);
+FROM (VALUES ('idempotency_keys'), ('idempotency_claims'), ('idempotency_corrections'), ('idempotency_corrections_correction_seq'), ('idempotency_stalled'),
+	('idempotency_stats'), ('idempotency_in_flight')) v(t);
 RESET ROLE;
 
 -- The application's role: EXECUTE on the four, and nothing else.
 CREATE ROLE regress_idempotency_app;
 CREATE ROLE regress_idempotency_app2;
 GRANT USAGE ON SCHEMA public TO regress_idempotency_app, regress_idempotency_app2;
-GRANT EXECUTE ON FUNCTION idempotent_begin, idempotent_try_begin, idempotent_finish, idempotent_release, idempotent_checkpoint
+GRANT EXECUTE ON FUNCTION idempotent_begin, idempotent_try_begin, idempotent_finish, idempotent_release, idempotent_checkpoint, idempotent_park, idempotent_derive, idempotent_backoff
 	TO regress_idempotency_app, regress_idempotency_app2;
 SET LOCAL ROLE regress_idempotency_app;
 SELECT is(outcome, 'started', 'with EXECUTE alone: begin') FROM idempotent_begin('app', 'k', '{"a": 1}');
@@ -96,10 +118,17 @@ SELECT is(idempotent_release('app', 'r'), true, 'release');
 SELECT is(outcome, 'started', 'begin under lease') FROM idempotent_begin('app', 'l', lease => '1 hour');
 SELECT is(idempotent_checkpoint('app', 'l', 1, 'c') > now(), true, 'checkpoint');
 SELECT is(idempotent_finish('app', 'l', attempt => 1), NULL, 'finish');
+SELECT is(outcome, 'started', 'begin under lease') FROM idempotent_begin('app', 'p', lease => '1 hour');
+SELECT is(idempotent_park('app', 'p', 1, 'unknown'), true, 'park');
+SELECT is(outcome, 'started', 'begin under lease') FROM idempotent_begin('app', 'q', lease => '1 hour');
+SELECT is(idempotent_park('app', 'q', 1, 'unknown'), true, 'park');
+SELECT is(left(idempotent_derive('app', 'p', 'charge'), 32), replace(pg_temp.id_of('app', 'p')::text, '-', ''), 'derive');
+SELECT is(idempotent_backoff(1), interval '1 min', 'backoff');
 SELECT is(current_setting('search_path'), (SELECT reset_val FROM pg_settings WHERE name = 'search_path'), 'search_path is the caller''s again');
 SELECT throws_ok(command, '42501', NULL, command) FROM (VALUES
 	('TABLE idempotency_keys'),
 	('TABLE idempotency_claims'),
+	('TABLE idempotency_corrections'),
 	('TABLE idempotency_stalled'),
 	('INSERT INTO idempotency_keys DEFAULT VALUES'),
 	('UPDATE idempotency_keys SET expires_at = ''infinity'''),
@@ -110,6 +139,10 @@ SELECT throws_ok(command, '42501', NULL, command) FROM (VALUES
 	('SELECT idempotent_prune()'),
 	('SELECT idempotent_forget(''app'', ''k'')'),
 	('SELECT idempotent_lookup(''app'', ''k'')'),
+	('SELECT idempotent_forget_scope(''app'')'),
+	('SELECT idempotent_retry(''app'', ''k'', ''1 min'')'),
+	('SELECT idempotent_resolve(''app'', ''k'', ''a reason'')'),
+	('SELECT idempotent_reconcile(''[]'', ''step'', now())'),
 	('SELECT idempotent_resume(''1 min'')')) v(command);
 
 -- SET ROLE between begin and finish.
@@ -123,7 +156,8 @@ RESET ROLE;
 -- Administration is granted on its own.
 CREATE ROLE regress_idempotency_admin;
 GRANT USAGE ON SCHEMA public TO regress_idempotency_admin;
-GRANT EXECUTE ON FUNCTION idempotent_prune, idempotent_forget, idempotent_lookup, idempotent_resume TO regress_idempotency_admin;
+GRANT EXECUTE ON FUNCTION idempotent_prune, idempotent_forget, idempotent_forget_scope, idempotent_lookup, idempotent_resume, idempotent_retry,
+	idempotent_resolve, idempotent_reconcile TO regress_idempotency_admin;
 INSERT INTO idempotency_keys (id, scope, key, attempt, first_seen_at, finished_at, expires_at)
 	SELECT gen_random_uuid(), 'old', i::text, 1, now(), now(), now() FROM generate_series(1, 3) i;
 SET LOCAL ROLE regress_idempotency_admin;
@@ -131,7 +165,18 @@ SELECT is(idempotent_prune(), 3::bigint, 'prune');
 SELECT is(outcome, 'replayed', 'lookup') FROM idempotent_lookup('app', 'two roles');
 SELECT is(idempotent_forget('app', 'two roles'), true, 'forget');
 SELECT is_empty($$SELECT FROM idempotent_resume('1 min')$$, 'resume');
+SELECT is((SELECT attempt FROM idempotent_retry('app', 'q', '1 min')), 2, 'retry');
+SELECT is(idempotent_resolve('app', 'p', 'a reason', '"paid"', attempt => 1), 'settled', 'resolve a claim');
+SELECT is(idempotent_resolve('app', 'p', 'a reason', '"not paid"', attempt => 2, correct => true), 'corrected', 'and a key');
+SELECT results_eq($$SELECT verdict, scope, key, response FROM idempotent_reconcile('[]', 'charge', now() - interval '1 min', NULL, 'app') WHERE key = 'p'$$,
+	$$VALUES ('missing_there', 'app', 'p', '"not paid"'::jsonb)$$, 'reconcile');
+SELECT throws_ok('TABLE idempotency_' || t, '42501', NULL, 'all that without a right on idempotency_' || t) FROM (VALUES ('keys'), ('claims'), ('corrections')) v(t);
 SELECT throws_ok($$SELECT idempotent_begin('app', 'k')$$, '42501', NULL, 'but not begin');
+RESET ROLE;
+SELECT results_eq('SELECT what, corrected_by = session_user FROM idempotency_corrections ORDER BY correction', $$VALUES ('settled', true), ('corrected', true)$$, 'a correction names who logged in');
+SET LOCAL ROLE regress_idempotency_admin;
+SELECT is(idempotent_forget_scope('old', 1), 0::bigint, 'forget a scope');
+SELECT is(idempotent_forget('app', 'p'), true, 'forget what was resolved');
 RESET ROLE;
 
 -- Tables of a plain owner, under row security that is forced and shows nothing to anyone.

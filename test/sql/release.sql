@@ -4,10 +4,6 @@
 \set setup :dir '/setup.sql'
 \i :setup
 -- Every statement is a transaction of its own, as the phases of such work are.
--- The lease of a key ends, without anyone waiting for that.
-CREATE FUNCTION pg_temp.end_lease(key text) RETURNS text LANGUAGE sql AS $$
-	UPDATE idempotency_claims c SET lease_until = clock_timestamp() WHERE c.key = end_lease.key RETURNING 'ended'
-$$;
 SELECT no_plan();
 -- A claim at its n-th attempt, live.
 CREATE FUNCTION pg_temp.claim_at(key text, n int) RETURNS text LANGUAGE plpgsql AS $$

@@ -4,10 +4,6 @@
 \set setup :dir '/setup.sql'
 \i :setup
 -- Every statement is a transaction of its own, as the phases of such work are.
--- The lease of a key ends, without anyone waiting for that.
-CREATE FUNCTION pg_temp.end_lease(key text) RETURNS text LANGUAGE sql AS $$
-	UPDATE idempotency_claims c SET lease_until = clock_timestamp() WHERE c.key = end_lease.key RETURNING 'ended'
-$$;
 SELECT plan(38);
 -- A claim at its third attempt that fell due so long ago: its lease has ended, or its release set the time.
 CREATE FUNCTION pg_temp.put(scope text, key text, due interval, released boolean DEFAULT false) RETURNS text LANGUAGE sql AS $$
