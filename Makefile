@@ -63,3 +63,8 @@ DISTNAME = $(EXTENSION)-$(EXTVERSION)$(if $(word 3,$(subst ., ,$(EXTVERSION))),,
 .PHONY: dist
 dist:
 	git archive --format=zip --prefix=$(DISTNAME)/ -o $(DISTNAME).zip HEAD
+
+# The SQL edition, from the install script and sql/functions.sql.
+.PHONY: sql
+sql:
+	$(SRC)/sql/generate
