@@ -131,7 +131,9 @@ npm_install() {	# name of an example; the working directory is there afterwards
 	cd "$EXAMPLES/$1" || exit 1
 	# Where there is a home to keep a cache in, several examples share what they download.
 	[ -w "${HOME-/}" ] || export HOME=$BASE
-	npm ci --prefer-offline --no-audit --no-fund --no-update-notifier --loglevel=error ||
+	# A cached list of versions may be older than the lock file.
+	npm ci --prefer-offline --no-audit --no-fund --no-update-notifier --loglevel=error 2>/dev/null ||
+		npm ci --prefer-online --no-audit --no-fund --no-update-notifier --loglevel=error ||
 		{ printf 'npm could not install the packages of examples/%s\n' "$1"; exit 1; }
 }
 

@@ -176,6 +176,8 @@ RESET ROLE;
 REVOKE ALL ON FUNCTION idempotent_call FROM idempotency_test_caller;
 DROP ROLE idempotency_test_caller;
 
+SELECT is(outcome, 'executed', 'called with the shortest retention there is') FROM idempotent_call('shortest', 'call', 'SELECT 1', retention => '1 microsecond');
+SELECT is_empty('SELECT FROM idempotency_keys WHERE expires_at <= finished_at', 'no row expires before it is finished');
 SELECT * FROM finish();
 DROP TABLE call_deferred, call_work, call_made;
 DROP FUNCTION call_charge, call_recursive, call_either(int), call_either(date);

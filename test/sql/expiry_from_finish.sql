@@ -28,7 +28,6 @@ SELECT ok(pg_temp.about(pg_temp.kept('by finish'), '30 min') AND shortened, 'or 
 
 -- The shortest there is.
 SELECT is(idempotent_finish('s', 'short', '1'), '1', 'finished at once') FROM idempotent_begin('s', 'short', retention => '1 microsecond');
-SELECT is((idempotent_call('s', 'call', 'SELECT 1', retention => '1 microsecond')).outcome, 'executed', 'called');
 SELECT is(idempotent_resolve('s', 'recorded', 'r', retention => '1 microsecond'), 'recorded', 'recorded');
 SELECT is_empty('SELECT FROM idempotency_keys WHERE expires_at <= finished_at', 'no row expires before it is finished');
 
