@@ -162,9 +162,7 @@ assert_list(const AttemptList *list)
 	{
 		const Attempt *attempt = list->begun.items[i];
 
-		Assert(i == 0 ||
-			   attempt->begin_subid >= list->begun.items[i - 1]->begin_subid ||
-			   attempt->begin_subid != InvalidSubTransactionId);
+		Assert(attempt->begin_subid != InvalidSubTransactionId);
 		/* at most one attempt on a key is open, and it is the newest */
 		Assert(attempt->previous == NULL || !is_open(attempt->previous));
 	}

@@ -41,6 +41,9 @@ CREATE ROLE granted LOGIN;
 CREATE ROLE stranger LOGIN;
 GRANT USAGE ON SCHEMA idem TO granted, stranger;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA idem TO granted;
+-- An administrator's functions read and change everybody's keys: that is their work, and not a leak.
+REVOKE EXECUTE ON FUNCTION idem.idempotent_forget, idem.idempotent_forget_scope, idem.idempotent_lookup,
+	idem.idempotent_reconcile, idem.idempotent_resolve, idem.idempotent_retry, idem.idempotent_resume FROM granted;
 CREATE SCHEMA secret;
 GRANT USAGE ON SCHEMA secret TO PUBLIC;
 CREATE TABLE secret.vault AS SELECT n AS id, '{secret}-' || n AS word FROM generate_series(1, 100) AS n;
@@ -474,8 +477,8 @@ class Run:
             self.find("a crash", entry[:1000])
         elif re.search(r"\] XX\w{3} ", head):
             location = re.search(r"LOCATION: .*", entry)
-            ours = re.search(r"LOCATION: .*, (idempotency|attempt|store|keylock|fingerprint|keytime|timespan|stats"
-                             r"|command)\w*\.c", entry) or re.search(r"CONTEXT: .*idempot", entry)
+            ours = re.search(r"LOCATION: .*, (idempotency|attempt|store|keylock|fingerprint|keytime|timespan"
+                             r"|stats|rules|settings|utf8|citus|sha256|command)\w*\.c", entry) or re.search(r"CONTEXT: .*idempot", entry)
             if ours:
                 self.find("internal error in the log", entry[:1500])
             else:
