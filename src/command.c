@@ -34,9 +34,14 @@
 
 /*
  * Commands that were run before, so that the next run parses and plans nothing.
- * An entry serves the same text for the same role under the same search_path,
- * as long as PostgreSQL calls its plan valid: what the text means depends on
- * nothing else.
+ * An entry serves the same text for the same role, as long as names are looked
+ * up in the same schemas and PostgreSQL calls its plan valid.
+ *
+ * We compare the schemas and not the setting: the session's first temporary
+ * table puts a schema in front of the path, and neither changes the setting nor
+ * invalidates a plan if that schema has been there since an earlier session.
+ * PostgreSQL would then analyse the statement anew with the parameters' old
+ * types, and a good argument would fail.
  */
 #define CACHE_SIZE 64
 
@@ -46,7 +51,7 @@ typedef struct PreparedCommand
 	uint32		hash;			/* of the text */
 	char	   *text;
 	Oid			role;
-	char	   *search_path;
+	List	   *schemas;		/* OIDs, in the order of the search */
 	int			nparams;
 	Oid		   *types;
 	SPIPlanPtr	plan;
@@ -299,13 +304,16 @@ prepare(PreparedCommand *entry, const char *command, uint32 hash)
 												  "idempotency command",
 												  ALLOCSET_SMALL_SIZES);
 	PreparedCommand made = {0};
+	MemoryContext caller;
 	Oid		   *types;
 
 	made.context = context;
 	made.hash = hash;
 	made.role = GetUserId();
 	made.text = MemoryContextStrdup(context, command);
-	made.search_path = MemoryContextStrdup(context, namespace_search_path);
+	caller = MemoryContextSwitchTo(context);
+	made.schemas = fetch_search_path(true);
+	MemoryContextSwitchTo(caller);
 	find_parameter_types(command, &types, &made.nparams);
 	made.types = MemoryContextAlloc(context, sizeof(Oid) * (made.nparams + 1));
 	memcpy(made.types, types, sizeof(Oid) * made.nparams);
@@ -336,12 +344,13 @@ evict(PreparedCommand *entry)
 }
 
 static bool
-is_of(const PreparedCommand *entry, const char *command, uint32 hash)
+is_of(const PreparedCommand *entry, const char *command, uint32 hash,
+	  const List *schemas)
 {
 	return entry->context != NULL && entry->hash == hash &&
 		entry->role == GetUserId() &&
 		strcmp(entry->text, command) == 0 &&
-		strcmp(entry->search_path, namespace_search_path) == 0;
+		equal(entry->schemas, schemas);
 }
 
 /* The entry to use for another command: a free one, or the least used. */
@@ -373,12 +382,13 @@ lookup_command(const char *command, PreparedCommand *uncached)
 {
 	uint32		hash = DatumGetUInt32(hash_any((const unsigned char *) command,
 											   strlen(command)));
+	List	   *schemas = fetch_search_path(true);
 	PreparedCommand *entry = NULL;
 	PreparedCommand made;
 
 	for (int i = 0; i < CACHE_SIZE && entry == NULL; i++)
 	{
-		if (is_of(&cache[i], command, hash))
+		if (is_of(&cache[i], command, hash, schemas))
 			entry = &cache[i];
 	}
 	if (entry != NULL && SPI_plan_is_valid(entry->plan))
