@@ -90,9 +90,13 @@ BEGIN
 	END IF;
 	RETURN idempotent_finish('acct_42 POST /v1/charges (eur)', key, work());
 END $$;
-CREATE FUNCTION pay_call(key text) RETURNS jsonb LANGUAGE sql AS $$
-	SELECT response FROM idempotent_call('acct_42 POST /v1/charges (eur)', key, 'SELECT work()')
-$$;
+-- PL/pgSQL like the others: a function in SQL would be parsed and planned in each call.
+CREATE FUNCTION pay_call(key text) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	attempt idempotent_attempt := idempotent_call('acct_42 POST /v1/charges (eur)', key, 'SELECT work()');
+BEGIN
+	RETURN attempt.response;
+END $$;
 
 -- The shape of middleware libraries: a key, committed; the work, committed; the response, committed. While the key is in
 -- progress, or after a crash until its lock has timed out, a retry is told to come again. procedure_three is that with a
