@@ -37,7 +37,7 @@
  * An entry serves the same text for the same role, as long as names are looked
  * up in the same schemas and PostgreSQL calls its plan valid.
  *
- * We compare the schemas and not the setting: the session's first temporary
+ * We compare the schemas beside the setting: the session's first temporary
  * table puts a schema in front of the path, and neither changes the setting nor
  * invalidates a plan if that schema has been there since an earlier session.
  * PostgreSQL would then analyse the statement anew with the parameters' old
@@ -51,7 +51,8 @@ typedef struct PreparedCommand
 	uint32		hash;			/* of the text */
 	char	   *text;
 	Oid			role;
-	List	   *schemas;		/* OIDs, in the order of the search */
+	char	   *search_path;	/* the setting */
+	List	   *schemas;		/* OIDs */
 	int			nparams;
 	Oid		   *types;
 	SPIPlanPtr	plan;
@@ -296,6 +297,29 @@ report_statement(int rc)
 					   "It copies from or to the client")));
 }
 
+/*
+ * The schemas in which names are looked up now, the temporary one first.  Where
+ * that one stands in the path, the setting tells.  fetch_search_path would
+ * create it if the setting begins with it.
+ */
+static List *
+list_schemas(void)
+{
+	Oid			temp_schema;
+	Oid			temp_toast_schema;
+	int			n = fetch_search_path_array(NULL, 0);
+	Oid		   *schemas = palloc(sizeof(Oid) * (n + 1));
+	List	   *result;
+
+	GetTempNamespaceState(&temp_schema, &temp_toast_schema);
+	result = list_make1_oid(temp_schema);
+	n = fetch_search_path_array(schemas, n);
+	for (int i = 0; i < n; i++)
+		result = lappend_oid(result, schemas[i]);
+	pfree(schemas);
+	return result;
+}
+
 /* Parse and plan the command into an entry that is free. */
 static void
 prepare(PreparedCommand *entry, const char *command, uint32 hash)
@@ -311,8 +335,9 @@ prepare(PreparedCommand *entry, const char *command, uint32 hash)
 	made.hash = hash;
 	made.role = GetUserId();
 	made.text = MemoryContextStrdup(context, command);
+	made.search_path = MemoryContextStrdup(context, namespace_search_path);
 	caller = MemoryContextSwitchTo(context);
-	made.schemas = fetch_search_path(true);
+	made.schemas = list_schemas();
 	MemoryContextSwitchTo(caller);
 	find_parameter_types(command, &types, &made.nparams);
 	made.types = MemoryContextAlloc(context, sizeof(Oid) * (made.nparams + 1));
@@ -350,6 +375,7 @@ is_of(const PreparedCommand *entry, const char *command, uint32 hash,
 	return entry->context != NULL && entry->hash == hash &&
 		entry->role == GetUserId() &&
 		strcmp(entry->text, command) == 0 &&
+		strcmp(entry->search_path, namespace_search_path) == 0 &&
 		equal(entry->schemas, schemas);
 }
 
@@ -382,7 +408,7 @@ lookup_command(const char *command, PreparedCommand *uncached)
 {
 	uint32		hash = DatumGetUInt32(hash_any((const unsigned char *) command,
 											   strlen(command)));
-	List	   *schemas = fetch_search_path(true);
+	List	   *schemas = list_schemas();
 	PreparedCommand *entry = NULL;
 	PreparedCommand made;
 
