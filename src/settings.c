@@ -97,7 +97,8 @@ define_settings(void)
 
 /*
  * The values that were set before the library was loaded, by ALTER ROLE, say,
- * are placeholders by now.
+ * are placeholders by now.  One that was RESET, by a pooler's DISCARD ALL, say,
+ * or SET LOCAL in a transaction that is over, has no value any more.
  */
 static List *
 list_placeholders(void)
@@ -109,6 +110,7 @@ list_placeholders(void)
 	for (int i = 0; i < count; i++)
 	{
 		if ((variables[i]->flags & GUC_CUSTOM_PLACEHOLDER) != 0 &&
+			variables[i]->source != PGC_S_DEFAULT &&
 			pg_strncasecmp(variables[i]->name, PREFIX, strlen(PREFIX)) == 0)
 			names = lappend(names, pstrdup(variables[i]->name));
 	}

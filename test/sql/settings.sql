@@ -32,6 +32,22 @@ SET client_min_messages = error;
 SET idempotency.key_time = 'maybe';
 SELECT idempotent_call('s', 'k', 'SELECT 1') \g /dev/null
 \set maybe :SQLSTATE
+-- As a pooler resets a session that another client has used, before the library was loaded.
+\c -
+SET client_min_messages = error;
+SET idempotency.retention = '36h';
+DISCARD ALL;
+SET client_min_messages = error;
+SELECT idempotent_begin_many('s', '{}') \g /dev/null
+\set discarded :SQLSTATE
+SELECT current_setting('idempotency.retention') AS discarded_shown \gset
+\c -
+SET client_min_messages = error;
+BEGIN;
+SET LOCAL idempotency.max_key_length = '10';
+COMMIT;
+SELECT idempotent_begin_many('s', '{}') \g /dev/null
+\set local_over :SQLSTATE
 \set ON_ERROR_STOP on
 
 \c -
@@ -45,6 +61,9 @@ SELECT is(text :'bad', 'IK500', 'under an invalid value, which PostgreSQL replac
 SELECT is(text :'repaired', '00000', 'until a valid one has been set');
 SELECT is(text :'unheard_of', 'IK500', 'nor under a name that does not exist');
 SELECT is(text :'maybe', 'IK500', 'nor with what is no boolean');
+SELECT is(text :'discarded', '00000', 'a value that was set and reset before is no invalid one');
+SELECT is(text :'discarded_shown', '1d', 'but the default');
+SELECT is(text :'local_over', '00000', 'nor is one of a transaction that is over');
 
 -- Defaults, and who may set them.
 LOAD 'idempotency';
