@@ -1428,7 +1428,7 @@ END
 CREATE FUNCTION @extschema@.idempotent__reconcile(theirs jsonb, step text, since timestamptz, until timestamptz, scope_ text)
 	RETURNS TABLE (verdict text, r_scope text, r_key text, r_attempt integer, r_status integer, r_response jsonb,
 		r_first_seen_at timestamptz, r_theirs jsonb)
-	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 BEGIN
 	@required(theirs)@
@@ -1454,28 +1454,26 @@ BEGIN
 			jsonb_agg(line ORDER BY n) FILTER (WHERE ok) AS ok_lines
 		FROM lines GROUP BY derived),
 	found_ AS MATERIALIZED (
-		SELECT s.derived, c.id, c.scope, c.key, c.attempt, NULL::integer AS status, NULL::jsonb AS response, c.first_seen_at,
+		SELECT s.*, c.scope, c.key, c.attempt, NULL::integer AS status, NULL::jsonb AS response, c.first_seen_at,
 			false AS finished, false AS refused
 		FROM said s JOIN @extschema@.idempotency_claims c ON c.id = s.id WHERE c.reset_at IS NULL
 		UNION ALL
-		SELECT s.derived, k.id, k.scope, k.key, k.attempt, k.status, k.response, k.first_seen_at, true, @refused@
+		SELECT s.*, k.scope, k.key, k.attempt, k.status, k.response, k.first_seen_at, true, @refused@
 		FROM said s JOIN @extschema@.idempotency_keys k ON k.id = s.id WHERE k.finished_at IS NOT NULL AND @no_claim_of(k)@),
 	matched AS MATERIALIZED (
 		SELECT * FROM found_ WHERE derived = @extschema@.idempotent_derive(scope, key, step)),
 	compared AS (
-		SELECT CASE WHEN NOT m.finished THEN CASE WHEN s.ok THEN 'open_here' ELSE 'open_refused' END
-				WHEN m.refused AND s.ok THEN 'refused_here'
-				WHEN NOT m.refused AND NOT s.ok THEN 'refused_there' END AS verdict_,
-			m.scope, m.key, m.attempt, m.status, m.response, m.first_seen_at, s.line
-		FROM matched m JOIN said s ON s.derived = m.derived WHERE s.ok IS NOT NULL)
+		SELECT CASE WHEN NOT finished THEN CASE WHEN ok THEN 'open_here' ELSE 'open_refused' END
+				WHEN refused AND ok THEN 'refused_here'
+				WHEN NOT refused AND NOT ok THEN 'refused_there' END AS verdict_, @ours@, line
+		FROM matched WHERE ok IS NOT NULL)
 	SELECT * FROM compared WHERE verdict_ IS NOT NULL
 	UNION ALL
-	SELECT 'unknown_here', NULL, NULL, NULL, NULL, NULL, NULL, s.line FROM said s
-		WHERE s.ok AND NOT EXISTS (SELECT FROM found_ f WHERE f.derived = s.derived)
+	SELECT 'unknown_here', NULL, NULL, NULL, NULL, NULL, NULL, line FROM said WHERE ok AND @not_found@
 	UNION ALL
-	SELECT 'twice_there', m.scope, m.key, m.attempt, m.status, m.response, m.first_seen_at, s.ok_lines
-		FROM said s LEFT JOIN matched m ON m.derived = s.derived
-		WHERE s.times_ok > 1 AND (m.id IS NOT NULL OR NOT EXISTS (SELECT FROM found_ f WHERE f.derived = s.derived))
+	SELECT 'twice_there', @ours@, ok_lines FROM matched WHERE times_ok > 1
+	UNION ALL
+	SELECT 'twice_there', NULL, NULL, NULL, NULL, NULL, NULL, ok_lines FROM said WHERE times_ok > 1 AND @not_found@
 	UNION ALL
 	SELECT 'open_missing', c.scope, c.key, c.attempt, NULL, NULL, c.first_seen_at, NULL
 		FROM @extschema@.idempotency_claims c WHERE c.reset_at IS NULL AND @in_window(c)@
@@ -1495,4 +1493,10 @@ NOT EXISTS (SELECT FROM @extschema@.idempotency_claims nc WHERE nc.id = $1.id AN
 $1.first_seen_at >= since AND $1.first_seen_at < coalesce(until, 'infinity')
 	AND CASE WHEN scope_ IS NULL THEN true WHEN right(scope_, 1) = '%' THEN starts_with($1.scope, left(scope_, -1))
 		ELSE $1.scope = scope_ END
-	AND NOT EXISTS (SELECT FROM matched m WHERE m.id = $1.id)
+	AND $1.id NOT IN (SELECT id FROM matched)
+
+-- @macro ours
+scope, key, attempt, status, response, first_seen_at
+
+-- @macro not_found
+derived NOT IN (SELECT derived FROM found_)

@@ -581,7 +581,7 @@ END $$;
 CREATE FUNCTION @extschema@.idempotent__reconcile(theirs jsonb, step text, since timestamptz, until timestamptz, scope_ text)
 	RETURNS TABLE (verdict text, r_scope text, r_key text, r_attempt integer, r_status integer, r_response jsonb,
 		r_first_seen_at timestamptz, r_theirs jsonb)
-	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 BEGIN
 	IF theirs IS NULL THEN
@@ -611,41 +611,39 @@ BEGIN
 			jsonb_agg(line ORDER BY n) FILTER (WHERE ok) AS ok_lines
 		FROM lines GROUP BY derived),
 	found_ AS MATERIALIZED (
-		SELECT s.derived, c.id, c.scope, c.key, c.attempt, NULL::integer AS status, NULL::jsonb AS response, c.first_seen_at,
+		SELECT s.*, c.scope, c.key, c.attempt, NULL::integer AS status, NULL::jsonb AS response, c.first_seen_at,
 			false AS finished, false AS refused
 		FROM said s JOIN @extschema@.idempotency_claims c ON c.id = s.id WHERE c.reset_at IS NULL
 		UNION ALL
-		SELECT s.derived, k.id, k.scope, k.key, k.attempt, k.status, k.response, k.first_seen_at, true, (coalesce(k.failed, false) OR coalesce(k.status >= 400, false))
+		SELECT s.*, k.scope, k.key, k.attempt, k.status, k.response, k.first_seen_at, true, (coalesce(k.failed, false) OR coalesce(k.status >= 400, false))
 		FROM said s JOIN @extschema@.idempotency_keys k ON k.id = s.id WHERE k.finished_at IS NOT NULL AND NOT EXISTS (SELECT FROM @extschema@.idempotency_claims nc WHERE nc.id = k.id AND nc.reset_at IS NULL)),
 	matched AS MATERIALIZED (
 		SELECT * FROM found_ WHERE derived = @extschema@.idempotent_derive(scope, key, step)),
 	compared AS (
-		SELECT CASE WHEN NOT m.finished THEN CASE WHEN s.ok THEN 'open_here' ELSE 'open_refused' END
-				WHEN m.refused AND s.ok THEN 'refused_here'
-				WHEN NOT m.refused AND NOT s.ok THEN 'refused_there' END AS verdict_,
-			m.scope, m.key, m.attempt, m.status, m.response, m.first_seen_at, s.line
-		FROM matched m JOIN said s ON s.derived = m.derived WHERE s.ok IS NOT NULL)
+		SELECT CASE WHEN NOT finished THEN CASE WHEN ok THEN 'open_here' ELSE 'open_refused' END
+				WHEN refused AND ok THEN 'refused_here'
+				WHEN NOT refused AND NOT ok THEN 'refused_there' END AS verdict_, scope, key, attempt, status, response, first_seen_at, line
+		FROM matched WHERE ok IS NOT NULL)
 	SELECT * FROM compared WHERE verdict_ IS NOT NULL
 	UNION ALL
-	SELECT 'unknown_here', NULL, NULL, NULL, NULL, NULL, NULL, s.line FROM said s
-		WHERE s.ok AND NOT EXISTS (SELECT FROM found_ f WHERE f.derived = s.derived)
+	SELECT 'unknown_here', NULL, NULL, NULL, NULL, NULL, NULL, line FROM said WHERE ok AND derived NOT IN (SELECT derived FROM found_)
 	UNION ALL
-	SELECT 'twice_there', m.scope, m.key, m.attempt, m.status, m.response, m.first_seen_at, s.ok_lines
-		FROM said s LEFT JOIN matched m ON m.derived = s.derived
-		WHERE s.times_ok > 1 AND (m.id IS NOT NULL OR NOT EXISTS (SELECT FROM found_ f WHERE f.derived = s.derived))
+	SELECT 'twice_there', scope, key, attempt, status, response, first_seen_at, ok_lines FROM matched WHERE times_ok > 1
+	UNION ALL
+	SELECT 'twice_there', NULL, NULL, NULL, NULL, NULL, NULL, ok_lines FROM said WHERE times_ok > 1 AND derived NOT IN (SELECT derived FROM found_)
 	UNION ALL
 	SELECT 'open_missing', c.scope, c.key, c.attempt, NULL, NULL, c.first_seen_at, NULL
 		FROM @extschema@.idempotency_claims c WHERE c.reset_at IS NULL AND c.first_seen_at >= since AND c.first_seen_at < coalesce(until, 'infinity')
 	AND CASE WHEN scope_ IS NULL THEN true WHEN right(scope_, 1) = '%' THEN starts_with(c.scope, left(scope_, -1))
 		ELSE c.scope = scope_ END
-	AND NOT EXISTS (SELECT FROM matched m WHERE m.id = c.id)
+	AND c.id NOT IN (SELECT id FROM matched)
 	UNION ALL
 	SELECT 'missing_there', k.scope, k.key, k.attempt, k.status, k.response, k.first_seen_at, NULL
 		FROM @extschema@.idempotency_keys k
 		WHERE k.finished_at IS NOT NULL AND k.expires_at >= since AND NOT (coalesce(k.failed, false) OR coalesce(k.status >= 400, false)) AND k.first_seen_at >= since AND k.first_seen_at < coalesce(until, 'infinity')
 	AND CASE WHEN scope_ IS NULL THEN true WHEN right(scope_, 1) = '%' THEN starts_with(k.scope, left(scope_, -1))
 		ELSE k.scope = scope_ END
-	AND NOT EXISTS (SELECT FROM matched m WHERE m.id = k.id) AND NOT EXISTS (SELECT FROM @extschema@.idempotency_claims nc WHERE nc.id = k.id AND nc.reset_at IS NULL);
+	AND k.id NOT IN (SELECT id FROM matched) AND NOT EXISTS (SELECT FROM @extschema@.idempotency_claims nc WHERE nc.id = k.id AND nc.reset_at IS NULL);
 END $$;
 
 COMMENT ON FUNCTION @extschema@.idempotent__ulid_millis IS 'Of the SQL edition''s own.';

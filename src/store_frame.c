@@ -45,18 +45,6 @@ set_for_planning(void)
 	set_in_frame("jit", "off");
 }
 
-void
-store_allow_table_scans(void)
-{
-	set_in_frame("enable_seqscan", "on");
-
-	/*
-	 * The planner takes a statement's lines for a few rows.  With a nested
-	 * loop, 100,000 lines beside 5,000 open claims took minutes.
-	 */
-	set_in_frame("enable_nestloop", "off");
-}
-
 static bool
 has_row_triggers(Relation rel)
 {

@@ -60,9 +60,6 @@ extern void store_enter(StoreFrame *frame, Oid schema, StoreTableNo table,
 						LOCKMODE lockmode);
 extern void store_leave(StoreFrame *frame);
 
-/* In this frame a statement may read a whole table. */
-extern void store_allow_table_scans(void);
-
 /* The statement's plan, made anew if the kept one no longer fits. */
 extern SPIPlanPtr store_plan(StoreFrame *frame, StorePlan *plan);
 

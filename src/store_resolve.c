@@ -45,17 +45,23 @@ static StorePlan plan_delete_scope_corrections = {
  * said: what they say of each derived key; ok is null if all is pending.
  * found: what is stored under the ids of these keys, whatever the step; a claim
  * outranks the row of an expired key.  matched: those of this step.
+ *
+ * The planner takes the lines for a few, and the plan is kept.  So rows of the
+ * tables are found by their primary keys, and the lists of lines are never
+ * joined, only asked by NOT IN, which hashes them.
  */
 #define NO_CLAIM_OF(row) \
 	" NOT EXISTS (SELECT FROM %s.idempotency_claims c" \
 	"  WHERE c.id = " row ".id AND c.reset_at IS NULL)"
 #define IS_REFUSED "(COALESCE(k.failed, false) OR COALESCE(k.status >= 400, false))"
+#define OURS "scope, key, attempt, status, response, first_seen_at"
+#define NOT_FOUND "derived NOT IN (SELECT derived FROM found)"
 #define IN_WINDOW(row) \
 	" " row ".first_seen_at >= $3 AND " row ".first_seen_at < $4" \
 	" AND CASE WHEN $5 IS NULL THEN true" \
 	"  WHEN right($5, 1) = '%%' THEN starts_with(" row ".scope, left($5, -1))" \
 	"  ELSE " row ".scope = $5 END" \
-	" AND NOT EXISTS (SELECT FROM matched m WHERE m.id = " row ".id)"
+	" AND " row ".id NOT IN (SELECT id FROM matched)"
 
 static StorePlan plan_reconcile = {
 	"WITH lines AS ("
@@ -70,33 +76,31 @@ static StorePlan plan_reconcile = {
 	"  jsonb_agg(line ORDER BY n) FILTER (WHERE ok) AS ok_lines"
 	" FROM lines GROUP BY derived),"
 	"found AS MATERIALIZED ("
-	" SELECT s.derived, c.id, c.scope, c.key, c.attempt, NULL::int4 AS status,"
+	" SELECT s.*, c.scope, c.key, c.attempt, NULL::int4 AS status,"
 	"  NULL::jsonb AS response, c.first_seen_at, false AS finished, false AS refused"
 	" FROM said s JOIN %s.idempotency_claims c ON c.id = s.id"
 	" WHERE c.reset_at IS NULL"
 	" UNION ALL "
-	" SELECT s.derived, k.id, k.scope, k.key, k.attempt, k.status, k.response,"
+	" SELECT s.*, k.scope, k.key, k.attempt, k.status, k.response,"
 	"  k.first_seen_at, true, " IS_REFUSED
 	" FROM said s JOIN %s.idempotency_keys k ON k.id = s.id"
 	" WHERE" NO_CLAIM_OF("k") "),"
 	"matched AS MATERIALIZED ("
 	" SELECT * FROM found WHERE derived = %s.idempotent_derive(scope, key, $2)),"
 	"compared AS ("
-	" SELECT CASE WHEN NOT m.finished THEN CASE WHEN s.ok THEN 'open_here' ELSE 'open_refused' END"
-	"   WHEN m.refused AND s.ok THEN 'refused_here'"
-	"   WHEN NOT m.refused AND NOT s.ok THEN 'refused_there' END AS verdict,"
-	"  m.scope, m.key, m.attempt, m.status, m.response, m.first_seen_at, s.line"
-	" FROM matched m JOIN said s ON s.derived = m.derived WHERE s.ok IS NOT NULL)"
+	" SELECT CASE WHEN NOT finished THEN CASE WHEN ok THEN 'open_here' ELSE 'open_refused' END"
+	"   WHEN refused AND ok THEN 'refused_here'"
+	"   WHEN NOT refused AND NOT ok THEN 'refused_there' END AS verdict, " OURS ", line"
+	" FROM matched WHERE ok IS NOT NULL)"
 	" SELECT * FROM compared WHERE verdict IS NOT NULL"
 	" UNION ALL "
-	" SELECT 'unknown_here', NULL, NULL, NULL, NULL, NULL, NULL, s.line FROM said s"
-	" WHERE s.ok AND NOT EXISTS (SELECT FROM found f WHERE f.derived = s.derived)"
+	" SELECT 'unknown_here', NULL, NULL, NULL, NULL, NULL, NULL, line FROM said"
+	" WHERE ok AND " NOT_FOUND
 	" UNION ALL "
-	" SELECT 'twice_there', m.scope, m.key, m.attempt, m.status, m.response,"
-	"  m.first_seen_at, s.ok_lines"
-	" FROM said s LEFT JOIN matched m ON m.derived = s.derived"
-	" WHERE s.times_ok > 1 AND (m.id IS NOT NULL"
-	"  OR NOT EXISTS (SELECT FROM found f WHERE f.derived = s.derived))"
+	" SELECT 'twice_there', " OURS ", ok_lines FROM matched WHERE times_ok > 1"
+	" UNION ALL "
+	" SELECT 'twice_there', NULL, NULL, NULL, NULL, NULL, NULL, ok_lines FROM said"
+	" WHERE times_ok > 1 AND " NOT_FOUND
 	" UNION ALL "
 	" SELECT 'open_missing', c.scope, c.key, c.attempt, NULL, NULL,"
 	"  c.first_seen_at, NULL"
@@ -209,7 +213,6 @@ store_reconcile(Oid schema, Jsonb *theirs, text *step, TimestampTz since,
 	store_set_nullable(values, nulls, 4, scope);
 
 	store_enter(&frame, schema, STORE_KEYS, AccessShareLock);
-	store_allow_table_scans();
 	rows = SPI_cursor_open(NULL, store_plan(&frame, &plan_reconcile), values,
 						   nulls, true);
 	do

@@ -12,7 +12,7 @@ CREATE TEMP VIEW relations AS SELECT c.* FROM pg_class c
 SELECT cmp_ok(count(*), '>=', 22::bigint, 'there are functions to look at') FROM functions;
 SELECT is_empty($$SELECT proname FROM functions WHERE proname !~ '__' AND NOT prosecdef AND prorettype <> 'trigger'::regtype$$,
 	'every function is SECURITY DEFINER: the application has no right on the tables');
-SELECT is_empty($$SELECT proname FROM functions WHERE prosecdef AND proconfig IS DISTINCT FROM '{"search_path=pg_catalog, pg_temp"}'$$,
+SELECT is_empty($$SELECT proname FROM functions WHERE prosecdef AND 'search_path=pg_catalog, pg_temp' <> ALL (coalesce(proconfig, '{}'))$$,
 	'with a search_path that ends in pg_temp');
 SELECT is_empty($$SELECT proname FROM functions WHERE proisstrict$$, 'none is STRICT');
 SELECT is_empty($$SELECT proname FROM functions WHERE obj_description(oid, 'pg_proc') IS NULL$$, 'each has a comment');

@@ -105,5 +105,14 @@ SELECT is(right(idempotent_derive('s', 'k', 'charge'), 32),
 SELECT is(left(idempotent_derive('s', '019aba10-7a30-7cc3-98c4-dc0c0c07398f', 'x'), 12), '819aba107a30', 'of a UUIDv7 it begins with its time, behind a leading 1');
 SELECT is(count(DISTINCT idempotent_derive(s, k, p)), 27::bigint, 'no two keys and no two steps share one')
 FROM unnest('{a,b,ab}'::text[]) s, unnest('{a,b,ab}'::text[]) k, unnest('{a,b,ab}'::text[]) p;
+-- A line finds its key by the primary key, however many keys are stored.
+SELECT count(pg_temp.finished('shop', 'many ' || i, 200)) FROM generate_series(1, 3000) i \g /dev/null
+CREATE FUNCTION pg_temp.rows_read() RETURNS bigint LANGUAGE sql AS $$
+	SELECT sum(pg_stat_get_xact_tuples_returned(r::regclass)) FROM unnest('{idempotency_keys,idempotency_keys_pkey}'::text[]) r
+$$;
+SELECT count(*) AS stored FROM idempotency_keys \gset
+SELECT pg_temp.rows_read() AS before \gset
+SELECT is(pg_temp.verdicts(pg_temp.line('many 7', false)), 'refused_there many 7', 'one line beside many keys');
+SELECT cmp_ok(pg_temp.rows_read() - :before, '<', :stored + 10::bigint, 'reads its own key, beside one look through all for the window');
 SELECT * FROM finish();
 ROLLBACK;
