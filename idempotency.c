@@ -25,7 +25,9 @@
  *		and only together with the key's row.
  *	I3	Whoever writes a key or a claim holds the key's lock to the end of its
  *		transaction.  (A batch of more than 200 keys holds it until the key's
- *		row is inserted; the uncommitted row stands in for the lock after that.)
+ *		row is inserted; the uncommitted row stands in for the lock after that.
+ *		idempotent_forget_scope holds it until the finished key's row is
+ *		deleted.)
  *	I4	A key or a claim is read after its lock was taken, as it is then,
  *		whatever the transaction's snapshot shows.
  *	I5	An attempt number of a key is given out at most once while its claim or

@@ -272,9 +272,22 @@ commit_guard(const AttemptList *list)
 	}
 }
 
+/*
+ * Put the guard in front of the callbacks of other extensions.  PostgreSQL
+ * calls the callback that was registered last first, and some (postgres_fdw,
+ * Citus) commit remote transactions in theirs: that must not have happened
+ * when the guard fails.  So each transaction's first attempt registers it
+ * anew, and the one before goes when it is called next.  It must not be taken
+ * away by another: PostgreSQL may be about to call it.
+ */
+static char registrations[2];
+static char *registered = NULL;
+
 static void
 attempt_list_xact(XactEvent event, void *arg)
 {
+	if (arg != registered)
+		UnregisterXactCallback(attempt_list_xact, arg);
 	if (current_attempts == NULL)
 		return;
 	switch (event)
@@ -291,25 +304,12 @@ attempt_list_xact(XactEvent event, void *arg)
 	}
 }
 
-/*
- * Put the guard in front of the callbacks of other extensions.  PostgreSQL
- * calls the callback that was registered last first, and some (postgres_fdw,
- * Citus) commit remote transactions in theirs: that must not have happened
- * when the guard fails.  So each transaction's first attempt registers it
- * anew.  The new one comes first and the old one goes after, so that an error
- * in between does not leave the session without a guard; the argument tells
- * the two apart.
- */
 static void
 guard_register(void)
 {
-	static char registrations[2];
-	static int	registered = -1;
-	int			next = registered == 0 ? 1 : 0;
+	char	   *next = &registrations[registered == &registrations[0] ? 1 : 0];
 
-	RegisterXactCallback(attempt_list_xact, &registrations[next]);
-	if (registered >= 0)
-		UnregisterXactCallback(attempt_list_xact, &registrations[registered]);
+	RegisterXactCallback(attempt_list_xact, next);
 	registered = next;
 }
 
