@@ -708,7 +708,7 @@ idempotent_checkpoint(PG_FUNCTION_ARGS)
  *
  * Ends the attempt of this number because its outcome is not known.  Nobody
  * gets the claim until idempotent_resolve or idempotent_retry.  Errors: 0A000,
- * 25006, IK400, IK410, IK500.
+ * 25006, IK400, IK410, IK422, IK500.
  */
 PG_FUNCTION_INFO_V1(idempotent_park);
 Datum
@@ -948,7 +948,8 @@ idempotent_begin_many(PG_FUNCTION_ARGS)
  * idempotent_finish_many(scope, keys) returns bigint
  *
  * Finishes the attempts that this transaction began on these keys, without a
- * response; returns how many.  Errors: 25006, IK400, IK500.
+ * response; returns how many.  Errors: 0A000, 25006, IK400, IK410, IK500,
+ * 40001.
  */
 PG_FUNCTION_INFO_V1(idempotent_finish_many);
 Datum
@@ -967,7 +968,7 @@ idempotent_finish_many(PG_FUNCTION_ARGS)
  * idempotent_lookup(scope, key) returns setof idempotent_attempt
  *
  * What begin would meet now, without a request to compare; no row where it
- * would start.  Never waits, never writes.  Errors: IK400.
+ * would start.  Never waits, never writes.  Errors: 0A000, IK400.
  */
 PG_FUNCTION_INFO_V1(idempotent_lookup);
 Datum
@@ -999,7 +1000,7 @@ idempotent_lookup(PG_FUNCTION_ARGS)
  * idempotent_forget(scope, key) returns boolean
  *
  * Drops a key or claim, waiting for an attempt under way; false if there was
- * none.  Errors: 25006, IK400, IK500, 55P03.
+ * none.  Errors: 0A000, 25006, IK400, IK422, IK500, 40001, 55P03.
  */
 PG_FUNCTION_INFO_V1(idempotent_forget);
 Datum
