@@ -574,24 +574,30 @@ BEGIN
 	END IF;
 	RETURN QUERY
 	WITH lines AS (
-		SELECT lower(l.line ->> 'key') AS derived, l.line, l.n,
+		SELECT lower(l.line ->> 'key' COLLATE "C") AS derived, l.line, l.n,
 			CASE l.line -> 'ok' WHEN 'true' THEN true WHEN 'false' THEN false END AS ok
 		FROM jsonb_array_elements(theirs) WITH ORDINALITY AS l (line, n)),
+	sorted AS MATERIALIZED (
+		SELECT *, first_value(n) OVER of_key AS first, count(*) FILTER (WHERE ok) OVER of_key AS times_ok
+		FROM lines WINDOW of_key AS (PARTITION BY derived ORDER BY ok DESC NULLS LAST, n
+			ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)),
 	said AS MATERIALIZED (
-		SELECT derived, CASE WHEN derived ~ '^[0-9a-f]{64}$' THEN left(derived, 32)::uuid END AS id,
-			bool_or(ok) AS ok, count(*) FILTER (WHERE ok) AS times_ok,
-			(array_agg(line ORDER BY ok DESC NULLS LAST, n))[1] AS line,
-			jsonb_agg(line ORDER BY n) FILTER (WHERE ok) AS ok_lines
-		FROM lines GROUP BY derived),
-	found_ AS MATERIALIZED (
+		SELECT derived, line, n, ok,
+			CASE WHEN octet_length(derived) = 64 AND derived !~ '[^0-9a-f]' THEN left(derived, 32)::uuid END AS id
+		FROM sorted WHERE n = first),
+	twice AS (
+		SELECT first AS n, jsonb_agg(line ORDER BY n) AS lines FROM sorted WHERE ok AND times_ok > 1 GROUP BY first),
+	open AS MATERIALIZED (
 		SELECT s.*, c.scope, c.key, c.attempt, NULL::integer AS status, NULL::jsonb AS response, c.first_seen_at,
 			false AS finished, false AS refused
-		FROM said s JOIN @extschema@.idempotency_claims c ON c.id = s.id WHERE c.reset_at IS NULL
+		FROM said s JOIN @extschema@.idempotency_claims c ON c.id = s.id WHERE c.reset_at IS NULL),
+	found_ AS MATERIALIZED (
+		SELECT *, derived = @extschema@.idempotent_derive(scope, key, step) AS is_of_step FROM open
 		UNION ALL
-		SELECT s.*, k.scope, k.key, k.attempt, k.status, k.response, k.first_seen_at, true, (coalesce(k.failed, false) OR coalesce(k.status >= 400, false))
-		FROM said s JOIN @extschema@.idempotency_keys k ON k.id = s.id WHERE k.finished_at IS NOT NULL AND NOT EXISTS (SELECT FROM @extschema@.idempotency_claims nc WHERE nc.id = k.id AND nc.reset_at IS NULL)),
-	matched AS MATERIALIZED (
-		SELECT * FROM found_ WHERE derived = @extschema@.idempotent_derive(scope, key, step)),
+		SELECT s.*, k.scope, k.key, k.attempt, k.status, k.response, k.first_seen_at, true, (coalesce(k.failed, false) OR coalesce(k.status >= 400, false)), derived = @extschema@.idempotent_derive(scope, key, step)
+		FROM said s JOIN @extschema@.idempotency_keys k ON k.id = s.id
+		WHERE k.finished_at IS NOT NULL AND s.id NOT IN (SELECT id FROM open)),
+	matched AS (SELECT * FROM found_ WHERE is_of_step),
 	compared AS (
 		SELECT CASE WHEN NOT finished THEN CASE WHEN ok THEN 'open_here' ELSE 'open_refused' END
 				WHEN refused AND ok THEN 'refused_here'
@@ -599,11 +605,11 @@ BEGIN
 		FROM matched WHERE ok IS NOT NULL)
 	SELECT * FROM compared WHERE verdict_ IS NOT NULL
 	UNION ALL
-	SELECT 'unknown_here', NULL, NULL, NULL, NULL, NULL, NULL, line FROM said WHERE ok AND derived NOT IN (SELECT derived FROM found_)
+	SELECT 'unknown_here', NULL, NULL, NULL, NULL, NULL, NULL, line FROM said WHERE ok AND n NOT IN (SELECT n FROM found_)
 	UNION ALL
-	SELECT 'twice_there', scope, key, attempt, status, response, first_seen_at, ok_lines FROM matched WHERE times_ok > 1
+	SELECT 'twice_there', scope, key, attempt, status, response, first_seen_at, lines FROM twice JOIN matched USING (n)
 	UNION ALL
-	SELECT 'twice_there', NULL, NULL, NULL, NULL, NULL, NULL, ok_lines FROM said WHERE times_ok > 1 AND derived NOT IN (SELECT derived FROM found_)
+	SELECT 'twice_there', NULL, NULL, NULL, NULL, NULL, NULL, lines FROM twice WHERE n NOT IN (SELECT n FROM found_)
 	UNION ALL
 	SELECT 'open_missing', c.scope, c.key, c.attempt, NULL, NULL, c.first_seen_at, NULL
 		FROM @extschema@.idempotency_claims c WHERE c.reset_at IS NULL AND c.first_seen_at >= since AND c.first_seen_at < coalesce(until, 'infinity')
@@ -616,7 +622,8 @@ BEGIN
 		WHERE k.finished_at IS NOT NULL AND k.expires_at >= since AND NOT (coalesce(k.failed, false) OR coalesce(k.status >= 400, false)) AND k.first_seen_at >= since AND k.first_seen_at < coalesce(until, 'infinity')
 	AND CASE WHEN scope_ IS NULL THEN true WHEN right(scope_, 1) = '%' THEN starts_with(k.scope, left(scope_, -1))
 		ELSE k.scope = scope_ END
-	AND k.id NOT IN (SELECT id FROM matched) AND NOT EXISTS (SELECT FROM @extschema@.idempotency_claims nc WHERE nc.id = k.id AND nc.reset_at IS NULL);
+	AND k.id NOT IN (SELECT id FROM matched)
+			AND NOT EXISTS (SELECT FROM @extschema@.idempotency_claims nc WHERE nc.id = k.id AND nc.reset_at IS NULL);
 END $$;
 
 COMMENT ON FUNCTION @extschema@.idempotent__ulid_millis IS 'Of the SQL edition''s own.';

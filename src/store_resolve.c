@@ -42,20 +42,21 @@ static StorePlan plan_delete_scope_corrections = {
  * One statement.  Operators and functions are pg_catalog's, since the frame's
  * search_path has no other schema.
  *
- * said: what they say of each derived key; ok is null if all is pending.
- * found: what is stored under the ids of these keys, whatever the step; a claim
- * outranks the row of an expired key.  matched: those of this step.
+ * sorted: their lines, those of one derived key side by side, done first.
+ * said: the first line of each key, which speaks for it; ok is null if all is
+ * pending.  twice: the lines of a key that were done more than once.
+ * open, found: what is stored under the ids of these keys, whatever the step; a
+ * claim outranks the row of an expired key.  matched: those of this step.
  *
  * The planner takes the lines for a few, and the plan is kept.  So rows of the
  * tables are found by their primary keys, and the lists of lines are never
- * joined, only asked by NOT IN, which hashes them.
+ * joined, only asked by NOT IN, which hashes them.  Nothing is aggregated for a
+ * key that has one line: that took as long as all the rest.
  */
-#define NO_CLAIM_OF(row) \
-	" NOT EXISTS (SELECT FROM %s.idempotency_claims c" \
-	"  WHERE c.id = " row ".id AND c.reset_at IS NULL)"
 #define IS_REFUSED "(COALESCE(k.failed, false) OR COALESCE(k.status >= 400, false))"
 #define OURS "scope, key, attempt, status, response, first_seen_at"
-#define NOT_FOUND "derived NOT IN (SELECT derived FROM found)"
+#define NOT_OURS "NULL, NULL, NULL, NULL, NULL, NULL"
+#define IS_OF_STEP "derived = %s.idempotent_derive(scope, key, $2)"
 #define IN_WINDOW(row) \
 	" " row ".first_seen_at >= $3 AND " row ".first_seen_at < $4" \
 	" AND CASE WHEN $5 IS NULL THEN true" \
@@ -65,28 +66,36 @@ static StorePlan plan_delete_scope_corrections = {
 
 static StorePlan plan_reconcile = {
 	"WITH lines AS ("
-	" SELECT lower(l.line ->> 'key') AS derived, l.line, l.n,"
+	" SELECT lower(l.line ->> 'key' COLLATE \"C\") AS derived, l.line, l.n,"
 	"  CASE l.line -> 'ok' WHEN 'true' THEN true WHEN 'false' THEN false END AS ok"
 	" FROM jsonb_array_elements($1) WITH ORDINALITY AS l (line, n)),"
+	"sorted AS MATERIALIZED ("
+	" SELECT *, first_value(n) OVER of_key AS first,"
+	"  count(*) FILTER (WHERE ok) OVER of_key AS times_ok"
+	" FROM lines WINDOW of_key AS (PARTITION BY derived"
+	"  ORDER BY ok DESC NULLS LAST, n"
+	"  ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)),"
 	"said AS MATERIALIZED ("
-	" SELECT derived,"
-	"  CASE WHEN derived ~ '^[0-9a-f]{64}$' THEN left(derived, 32)::uuid END AS id,"
-	"  bool_or(ok) AS ok, count(*) FILTER (WHERE ok) AS times_ok,"
-	"  (array_agg(line ORDER BY ok DESC NULLS LAST, n))[1] AS line,"
-	"  jsonb_agg(line ORDER BY n) FILTER (WHERE ok) AS ok_lines"
-	" FROM lines GROUP BY derived),"
-	"found AS MATERIALIZED ("
+	" SELECT derived, line, n, ok,"
+	"  CASE WHEN octet_length(derived) = 64 AND derived !~ '[^0-9a-f]'"
+	"   THEN left(derived, 32)::uuid END AS id"
+	" FROM sorted WHERE n = first),"
+	"twice AS ("
+	" SELECT first AS n, jsonb_agg(line ORDER BY n) AS lines FROM sorted"
+	" WHERE ok AND times_ok > 1 GROUP BY first),"
+	"open AS MATERIALIZED ("
 	" SELECT s.*, c.scope, c.key, c.attempt, NULL::int4 AS status,"
 	"  NULL::jsonb AS response, c.first_seen_at, false AS finished, false AS refused"
 	" FROM said s JOIN %s.idempotency_claims c ON c.id = s.id"
-	" WHERE c.reset_at IS NULL"
+	" WHERE c.reset_at IS NULL),"
+	"found AS MATERIALIZED ("
+	" SELECT *, " IS_OF_STEP " AS is_of_step FROM open"
 	" UNION ALL "
 	" SELECT s.*, k.scope, k.key, k.attempt, k.status, k.response,"
-	"  k.first_seen_at, true, " IS_REFUSED
+	"  k.first_seen_at, true, " IS_REFUSED ", " IS_OF_STEP
 	" FROM said s JOIN %s.idempotency_keys k ON k.id = s.id"
-	" WHERE" NO_CLAIM_OF("k") "),"
-	"matched AS MATERIALIZED ("
-	" SELECT * FROM found WHERE derived = %s.idempotent_derive(scope, key, $2)),"
+	" WHERE s.id NOT IN (SELECT id FROM open)),"
+	"matched AS (SELECT * FROM found WHERE is_of_step),"
 	"compared AS ("
 	" SELECT CASE WHEN NOT finished THEN CASE WHEN ok THEN 'open_here' ELSE 'open_refused' END"
 	"   WHEN refused AND ok THEN 'refused_here'"
@@ -94,13 +103,13 @@ static StorePlan plan_reconcile = {
 	" FROM matched WHERE ok IS NOT NULL)"
 	" SELECT * FROM compared WHERE verdict IS NOT NULL"
 	" UNION ALL "
-	" SELECT 'unknown_here', NULL, NULL, NULL, NULL, NULL, NULL, line FROM said"
-	" WHERE ok AND " NOT_FOUND
+	" SELECT 'unknown_here', " NOT_OURS ", line FROM said"
+	" WHERE ok AND n NOT IN (SELECT n FROM found)"
 	" UNION ALL "
-	" SELECT 'twice_there', " OURS ", ok_lines FROM matched WHERE times_ok > 1"
+	" SELECT 'twice_there', " OURS ", lines FROM twice JOIN matched USING (n)"
 	" UNION ALL "
-	" SELECT 'twice_there', NULL, NULL, NULL, NULL, NULL, NULL, ok_lines FROM said"
-	" WHERE times_ok > 1 AND " NOT_FOUND
+	" SELECT 'twice_there', " NOT_OURS ", lines FROM twice"
+	" WHERE n NOT IN (SELECT n FROM found)"
 	" UNION ALL "
 	" SELECT 'open_missing', c.scope, c.key, c.attempt, NULL, NULL,"
 	"  c.first_seen_at, NULL"
@@ -110,7 +119,8 @@ static StorePlan plan_reconcile = {
 	"  k.first_seen_at, NULL"
 	" FROM %s.idempotency_keys k"
 	" WHERE k.expires_at >= $3 AND NOT " IS_REFUSED " AND" IN_WINDOW("k")
-	" AND" NO_CLAIM_OF("k"),
+	" AND NOT EXISTS (SELECT FROM %s.idempotency_claims c"
+	"  WHERE c.id = k.id AND c.reset_at IS NULL)",
 	5, {JSONBOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID}
 };
 
