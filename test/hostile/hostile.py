@@ -7,7 +7,8 @@
 # A role that may call every function, and has no other right, calls them with every kind of garbage, in every kind of
 # transaction, from several sessions at once; half of these have a search_path of their own in front of everything, full
 # of operators and functions that would tell if anyone else ran them. Then sqlsmith does the same in queries of its own,
-# if it is installed. Found is a crash, an internal error, a name that was captured, a secret that was read or changed.
+# if it is installed. Then both again as an administrator, who may call the functions that read and change everybody's keys
+# too. Found is a crash, an internal error, a name that was captured, a secret that was read or changed.
 # PG_CONFIG names the installation to test. The last line is "N passed, N failed".
 
 import argparse
@@ -29,7 +30,10 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), "faults"))
 import cluster as cluster_module    # noqa: E402
 import pq                           # noqa: E402
 
+# What nobody may read, and what stands in the keys of others, which an administrator may.
 SECRET = "the-secret-of-the-owner"
+ANSWER = "the-answer-to-the-owner"
+WORKER, ADMINISTRATOR = "granted", "administrator"
 SESSIONS = 4
 
 # The names of our functions' own internals: an operator or function of theirs that resolved through search_path would
@@ -38,9 +42,10 @@ SETUP = """
 CREATE SCHEMA idem;
 CREATE EXTENSION idempotency SCHEMA idem;
 CREATE ROLE granted LOGIN;
+CREATE ROLE administrator LOGIN;
 CREATE ROLE stranger LOGIN;
-GRANT USAGE ON SCHEMA idem TO granted, stranger;
-GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA idem TO granted;
+GRANT USAGE ON SCHEMA idem TO granted, administrator, stranger;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA idem TO granted, administrator;
 -- An administrator's functions read and change everybody's keys: that is their work, and not a leak.
 REVOKE EXECUTE ON FUNCTION idem.idempotent_forget, idem.idempotent_forget_scope, idem.idempotent_lookup,
 	idem.idempotent_reconcile, idem.idempotent_resolve, idem.idempotent_retry, idem.idempotent_resume FROM granted;
@@ -48,17 +53,18 @@ CREATE SCHEMA secret;
 GRANT USAGE ON SCHEMA secret TO PUBLIC;
 CREATE TABLE secret.vault AS SELECT n AS id, '{secret}-' || n AS word FROM generate_series(1, 100) AS n;
 INSERT INTO idem.idempotency_keys (id, scope, key, attempt, response, first_seen_at, finished_at, expires_at)
-	SELECT md5(n::text)::uuid, 'owner', 'hidden ' || n, 1, '"{secret}"', now(), now(), now() + '1 day'
+	SELECT md5(n::text)::uuid, 'owner', 'hidden ' || n, 1, '"{answer}"', now(), now(), now() + '1 day'
 	FROM generate_series(1, 10) AS n;
 CREATE SCHEMA mallory AUTHORIZATION granted;
+GRANT ALL ON SCHEMA mallory TO administrator;
 -- Whom sqlsmith asks which functions there are: ours, returning no set, and some of PostgreSQL's.
 CREATE SCHEMA smith;
-GRANT USAGE ON SCHEMA smith TO granted;
+GRANT USAGE ON SCHEMA smith TO granted, administrator;
 CREATE VIEW smith.pg_proc AS
 	SELECT oid, proname, pronamespace, prorettype, proargtypes, false AS proretset, prokind FROM pg_catalog.pg_proc
 	WHERE pronamespace = 'idem'::regnamespace OR pronamespace = 'pg_catalog'::regnamespace AND oid::bigint % 25 = 0
 	AND NOT proretset;
-GRANT SELECT ON smith.pg_proc TO granted;
+GRANT SELECT ON smith.pg_proc TO granted, administrator;
 CREATE TABLE mallory.idempotency_keys (LIKE idem.idempotency_keys);
 CREATE TABLE mallory.idempotency_claims (LIKE idem.idempotency_claims);
 -- Something of each type that our functions take.
@@ -69,16 +75,18 @@ CREATE TABLE mallory.things AS SELECT 'scope ' || n AS scope, 'key ' || n AS key
 GRANT ALL ON ALL TABLES IN SCHEMA mallory TO PUBLIC;
 CREATE TABLE public.captured (who text, how text);
 GRANT SELECT, INSERT ON public.captured TO PUBLIC;
-ALTER ROLE granted SET statement_timeout = '2s';
-ALTER ROLE granted SET lock_timeout = '200ms';
-ALTER ROLE granted SET idle_in_transaction_session_timeout = '30s';
+"""
+SETTINGS_OF_ROLE = """
+ALTER ROLE {role} SET statement_timeout = '2s';
+ALTER ROLE {role} SET lock_timeout = '200ms';
+ALTER ROLE {role} SET idle_in_transaction_session_timeout = '30s';
 """
 
 # Whoever runs one of these as someone else than its owner has been captured.
 TRAP = """
 CREATE FUNCTION mallory.spring(how text) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 BEGIN
-	IF current_user <> 'granted' THEN
+	IF current_user NOT IN ('granted', 'administrator') THEN
 		INSERT INTO public.captured VALUES (current_user, how);
 	END IF;
 END $$;
@@ -213,8 +221,10 @@ def quote(value):
 class Fuzzer(threading.Thread):
     """One session after another, each in its own mood."""
 
-    def __init__(self, run, number, seed):
-        super().__init__(name=f"session {number}", daemon=True)
+    def __init__(self, run, role, number, seed):
+        super().__init__(name=f"{role} {number}", daemon=True)
+        self.role = role
+        self.secrets = [SECRET] if role == ADMINISTRATOR else [SECRET, ANSWER]
         self.hostile_run = run
         self.rng = random.Random(seed)
         self.tally = collections.Counter()
@@ -234,7 +244,7 @@ class Fuzzer(threading.Thread):
                 return
 
     def session(self):
-        with self.hostile_run.connect("granted") as conn:
+        with self.hostile_run.connect(self.role) as conn:
             self.say(conn, "SET standard_conforming_strings = on")
             if self.rng.random() < 0.5:
                 self.say(conn, "SET search_path = mallory, pg_catalog, idem")
@@ -305,7 +315,7 @@ class Fuzzer(threading.Thread):
             rows = conn.anything(sql)
             self.tally["statements that succeeded"] += 1
             self.tally["garbage that succeeded"] += expected
-            if SECRET in rows:
+            if any(secret in rows for secret in self.secrets):
                 self.hostile_run.find("a secret was read", sql[:300])
             return True
         except pq.Failed as failed:
@@ -313,7 +323,7 @@ class Fuzzer(threading.Thread):
                 self.tally["told " + failed.sqlstate] += 1
             if failed.sqlstate.startswith("XX"):
                 self.hostile_run.find("internal error", f"{failed}: {sql[:500]}")
-            if SECRET in failed.message:
+            if any(secret in failed.message for secret in self.secrets):
                 self.hostile_run.find("a secret was told", f"{failed}: {sql[:300]}")
             return False
 
@@ -351,7 +361,9 @@ class Run:
         with self.cluster.admin("postgres") as admin:
             admin.command("CREATE DATABASE hostile")
         with self.cluster.admin("hostile") as admin:
-            admin.command(SETUP.replace("{secret}", SECRET))
+            admin.command(SETUP.replace("{secret}", SECRET).replace("{answer}", ANSWER))
+            for role in WORKER, ADMINISTRATOR:
+                admin.command(SETTINGS_OF_ROLE.format(role=role))
             self.functions = [
                 (name, [tuple(a.split("|")[:2]) + (a.split("|")[2] == "t",)
                         for a in (arguments or "").split("\n") if a])
@@ -363,7 +375,7 @@ class Run:
             self.relations = [row[0] for row in admin.query(
                 "SELECT oid::regclass FROM pg_class WHERE relnamespace = 'idem'::regnamespace AND relkind IN ('r', 'v')"
                 " ORDER BY 1")]
-            self.before = self.vault(admin)
+            self.vault_before, self.keys_before = self.vault(admin), self.owners_keys(admin)
         with self.connect("granted") as mallory:
             for statement in traps():
                 mallory.command(statement)
@@ -387,14 +399,16 @@ class Run:
             admin.command("DROP FUNCTION public.careless; TRUNCATE captured")
 
     def vault(self, admin):
-        return admin.query("SELECT md5(string_agg(v::text, ',' ORDER BY id)) FROM secret.vault AS v"
-                           " UNION ALL SELECT md5(string_agg(k::text, ',' ORDER BY id)) FROM idem.idempotency_keys AS k"
+        return admin.value("SELECT md5(string_agg(v::text, ',' ORDER BY id)) FROM secret.vault AS v")
+
+    def owners_keys(self, admin):
+        return admin.value("SELECT md5(string_agg(k::text, ',' ORDER BY id)) FROM idem.idempotency_keys AS k"
                            " WHERE scope = 'owner' AND key LIKE 'hidden%'")
 
     def locked_doors(self):
         """Without a grant nothing may be called, read or written; with every function granted, no table."""
         refused = 0
-        for role in ("stranger", "granted"):
+        for role in ("stranger", WORKER, ADMINISTRATOR):
             with self.connect(role) as conn:
                 tries = [f"{verb} {relation}" for relation in self.relations for verb in (
                     "SELECT * FROM", "DELETE FROM", "TRUNCATE", "DROP TABLE")]
@@ -415,9 +429,10 @@ class Run:
                             self.find("a door was open", f"{role}: {statement}: {failed}")
         self.tally["statements refused for want of a right"] = refused
 
-    def garbage(self, seconds):
-        rng = random.Random(self.options.seed)
-        fuzzers = [Fuzzer(self, n, rng.random()) for n in range(SESSIONS)]
+    def garbage(self, role, seconds):
+        rng = random.Random(f"{self.options.seed} {role}")
+        self.enough.clear()
+        fuzzers = [Fuzzer(self, role, n, rng.random()) for n in range(SESSIONS)]
         for fuzzer in fuzzers:
             fuzzer.start()
         self.enough.wait(seconds)
@@ -428,8 +443,8 @@ class Run:
                 self.find("a session hangs", f"{fuzzer.name}: {list(fuzzer.history)}")
             self.tally += fuzzer.tally
 
-    def sqlsmith(self, seconds):
-        target = (f"host={self.cluster.folder}/current port=5432 dbname=hostile user=granted"
+    def sqlsmith(self, role, seconds):
+        target = (f"host={self.cluster.folder}/current port=5432 dbname=hostile user={role}"
                   " options='-c search_path=smith,pg_catalog -c statement_timeout=500'")
         end = time.monotonic() + seconds
         seed = self.options.seed
@@ -437,7 +452,7 @@ class Run:
         while time.monotonic() < end:
             # A query may end its session, and sqlsmith with it.
             seed += 1
-            path = f"{self.cluster.folder}/sqlsmith-{seed}.log"
+            path = f"{self.cluster.folder}/sqlsmith-{role}-{seed}.log"
             with open(path, "wb") as log:
                 process = subprocess.Popen(["sqlsmith", f"--target={target}", f"--seed={seed}", "--verbose",
                                             "--exclude-catalog"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -451,7 +466,19 @@ class Run:
                 self.tally["queries of sqlsmith"] += int(counts[-1]) if counts else 0
             self.tally["runs of sqlsmith"] += 1
             self.cluster.admin_when_up("hostile").close()
-        self.tally["calls of our functions by sqlsmith"] = self.calls_counted() - calls
+        self.tally[f"calls of our functions by sqlsmith, {role}"] = self.calls_counted() - calls
+
+    def play(self, role, smith):
+        """Half of the time is the worker's."""
+        seconds = 30 * self.options.minutes
+        self.garbage(role, seconds / 2 if smith else seconds)
+        if smith:
+            self.sqlsmith(role, seconds / 2)
+        with self.cluster.admin_when_up("hostile") as admin:
+            if self.vault(admin) != self.vault_before:
+                self.find("a secret was changed", f"secret.vault, by {role}")
+            if role == WORKER and self.owners_keys(admin) != self.keys_before:
+                self.find("a secret was changed", "the owner's keys")
 
     def calls_counted(self):
         time.sleep(1)           # a session reports what it did when it has ended, and then at most once a second
@@ -504,14 +531,11 @@ def main():
         cluster.start_server("a")
         run.set_up()
         run.locked_doors()
-        run.garbage(30 * options.minutes if smith else 60 * options.minutes)
-        if smith:
-            run.sqlsmith(30 * options.minutes)
-        else:
+        if not smith:
             print("SKIPPED: sqlsmith, which is not installed")
+        for role in WORKER, ADMINISTRATOR:
+            run.play(role, smith)
         with cluster.admin_when_up("hostile") as admin:
-            if run.vault(admin) != run.before:
-                run.find("a secret was changed", "secret.vault or the owner's keys")
             for who, how, count in admin.query(
                     "SELECT who, how, count(*) FROM captured GROUP BY 1, 2 UNION ALL"
                     " SELECT key, 'idempotency_keys', 1 FROM mallory.idempotency_keys UNION ALL"
@@ -540,7 +564,8 @@ def conclude(run, cluster, smith):
         passed, failed = passed + good, failed + (not good)
         print(f"{'ok     ' if good else 'FAILED '} never: {what}")
     for name in ["traps that caught a careless function", "statements that succeeded",
-                 "statements refused for want of a right"] + ["calls of our functions by sqlsmith"] * bool(smith):
+                 "statements refused for want of a right"] + [
+                 f"calls of our functions by sqlsmith, {role}" for role in (WORKER, ADMINISTRATOR) if smith]:
         good = run.tally[name] > 0
         passed, failed = passed + good, failed + (not good)
         print(f"{'ok     ' if good else 'FAILED '} it happened: {name}")
