@@ -13,13 +13,13 @@
  * begins again, as the client's retry or a batch on idempotent_resume would;
  * to the claim these two are the same.
  *
- * What is checked:
+ * What is checked, with the numbers of the invariants in idempotency.c:
  *
- *	  number	an attempt's number is given once, and rises
+ *	  number	an attempt's number is given once, and rises (I5)
  *	  fencing	no checkpoint, release or finish of an attempt is accepted once a
- *				later attempt or a finish was
- *	  finish	at most one is accepted
- *	  work		each phase's work in the database commits once, in order
+ *				later attempt or a finish was (I6)
+ *	  finish	at most one is accepted (I1)
+ *	  work		each phase's work in the database commits once, in order (I2, I9)
  *	  progress	every run ends, with each worker answered and the key
  *				finished: no other state is without a next step, and no run is
  *				endless (pan -l: no step is marked as progress, so any cycle
@@ -33,10 +33,10 @@
  * A model is worth what it can find.  Each of these takes out one part of the
  * protocol, and spin must then find the damage:
  *
- *	  NO_FENCING	the attempt's number is not compared
- *	  NO_LOCK		the key's lock is not taken
- *	  SHORT_LOCK	the lock is given back before the transaction ends
- *	  OLD_SNAPSHOT	the claim is read with a snapshot older than the lock
+ *	  NO_FENCING	the attempt's number is not compared (I6)
+ *	  NO_LOCK		the key's lock is not taken (I3)
+ *	  SHORT_LOCK	the lock is given back before the transaction ends (I3)
+ *	  OLD_SNAPSHOT	the claim is read with a snapshot older than the lock (I4)
  *	  SPLIT_WORK	a phase's work commits before its checkpoint does
  *	  NO_TAKEOVER	a claim whose lease has ended is not taken over
  *
@@ -97,14 +97,14 @@ byte releases = RELEASES;
 /* This attempt is accepted as the key's. */
 inline accept(n)
 {
-	assert(n >= newest && finishes == 0);
+	assert(n >= newest && finishes == 0);	/* I6 */
 	newest = n
 }
 
 inline commit_work(p)
 {
 	work[p]++;
-	assert(work[p] == 1);
+	assert(work[p] == 1);	/* I2 */
 	assert(p == 1 || work[p - 1] == 1)
 }
 
@@ -214,7 +214,7 @@ again:
 claim:
 		/* The first claim or the takeover of one commits. */
 		atomic {
-			assert(number > newest);
+			assert(number > newest);	/* I5 */
 			accept(number);
 			has_claim = true;
 			attempt = number;
