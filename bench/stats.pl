@@ -19,10 +19,12 @@ my %label = (
 	none => 'no protection',
 	bare => 'one bare INSERT more',
 	by_hand => 'ON CONFLICT, UPDATE',
+	by_hand_trips => 'ON CONFLICT, UPDATE, in three round trips',
 	by_lock => 'advisory lock, INSERT',
 	three => 'three transactions',
 	rocket => 'rocket-rides',
 	idempotency => 'idempotency',
+	idempotency_trips => 'idempotency in three round trips',
 	call => 'idempotent_call',
 	select => 'SELECT by primary key',
 	replay => 'idempotent_begin',
@@ -34,7 +36,7 @@ my %label = (
 	node_idempotency => 'node-idempotency',
 	powertools => 'Powertools over Redis',
 );
-my %ours = map { $_ => 1 } qw(idempotency idempotency_procedure idempotency_call call replay);
+my %ours = map { $_ => 1 } qw(idempotency idempotency_trips idempotency_procedure idempotency_call call replay);
 
 sub label { my $name = shift; return $label{$name} // $name }
 sub strong { my $name = shift; return $ours{$name} ? '**' . label($name) . '**' : label($name) }

@@ -17,6 +17,7 @@
 #include "access/tableam.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/tidbitmap.h"
 #include "storage/lock.h"
 #if PG_VERSION_NUM >= 170000
 #include "storage/dsm_registry.h"
@@ -113,6 +114,47 @@ compat_index_beginscan(Relation table, Relation index, Snapshot snapshot,
 #else
 	return index_beginscan(table, index, snapshot, nkeys, 0);
 #endif
+}
+
+static inline IndexScanDesc
+compat_index_beginscan_bitmap(Relation index, Snapshot snapshot, int nkeys)
+{
+#if PG_VERSION_NUM >= 180000
+	return index_beginscan_bitmap(index, snapshot, NULL, nkeys);
+#else
+	return index_beginscan_bitmap(index, snapshot, nkeys);
+#endif
+}
+
+/* 18 has other names for walking through a bitmap of pages. */
+#if PG_VERSION_NUM >= 180000
+typedef TBMPrivateIterator CompatBitmapIterator;
+#define compat_bitmap_begin(bitmap) tbm_begin_private_iterate(bitmap)
+#define compat_bitmap_end(iterator) tbm_end_private_iterate(iterator)
+#else
+typedef TBMIterator CompatBitmapIterator;
+#define compat_bitmap_begin(bitmap) tbm_begin_iterate(bitmap)
+#define compat_bitmap_end(iterator) tbm_end_iterate(iterator)
+#endif
+
+/* The next page of the bitmap, in ascending order; false after the last. */
+static inline bool
+compat_bitmap_next_page(CompatBitmapIterator *iterator, BlockNumber *block)
+{
+#if PG_VERSION_NUM >= 180000
+	TBMIterateResult page;
+
+	if (!tbm_private_iterate(iterator, &page))
+		return false;
+	*block = page.blockno;
+#else
+	TBMIterateResult *page = tbm_iterate(iterator);
+
+	if (page == NULL)
+		return false;
+	*block = page->blockno;
+#endif
+	return true;
 }
 
 /*

@@ -8,15 +8,8 @@
  * and so are expired keys on which an attempt is under way, whose finish would
  * otherwise wait for this transaction.
  *
- * BRIN answers "nothing has expired" from its summaries alone, but only where
- * it has them and they are tight: new pages have no summary until VACUUM or
- * someone else asks for one, and deleting rows never raises a summary's
- * minimum.  So prune looks after them itself: it summarizes what is new
- * before it looks, and drops the summary of each range that it removed rows
- * from, for the next prune to take anew.  If that one runs while a snapshot
- * is in use that still sees the removed rows, they count in the new summary
- * too, and the range is read in vain until rows that came into it later have
- * expired and been removed in turn.
+ * BRIN tells where expired keys are as long as its summaries are tight, so
+ * prune keeps them so: see store_summaries.h.
  *
  * Portions Copyright (c) 2026, the idempotency developers
  *
@@ -24,28 +17,19 @@
  */
 #include "postgres.h"
 
-#include "access/brin.h"
-#include "access/genam.h"
 #include "access/xact.h"
-#include "catalog/pg_am.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
-#include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/itemptr.h"
-#include "storage/lmgr.h"
 #include "utils/array.h"
-#include "utils/fmgrprotos.h"
-#include "utils/lsyscache.h"
-#include "utils/rel.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
 #include "store.h"
 #include "store_frame.h"
+#include "store_summaries.h"
 #include "store_table.h"
 
-#define EXPIRY_INDEX "idempotency_keys_expires_at_idx"
 #define PRUNE_BATCH 1000
 
 static StorePlan plan_find_expired = {
@@ -92,99 +76,6 @@ static StorePlan plan_delete_old_corrections = {
 	" WHERE corrected_at OPERATOR(pg_catalog.<=) $1",
 	1, {TIMESTAMPTZOID}
 };
-
-/* The BRIN index, and the blocks whose summaries have become too wide. */
-typedef struct Summaries
-{
-	Oid			heap;
-	Oid			index;			/* InvalidOid: there is no such index */
-	BlockNumber pages_per_range;
-	int			nstale;
-	int			capacity;
-	BlockNumber *stale;			/* one block of each range */
-} Summaries;
-
-/* Find the index; without it (a partitioned or distributed table) do without. */
-static void
-summaries_open(Summaries *s, StoreFrame *frame)
-{
-	memset(s, 0, sizeof(*s));
-	s->heap = frame->relid;
-	s->index = get_relname_relid(EXPIRY_INDEX, frame->schema);
-	if (OidIsValid(s->index))
-	{
-		Relation	index = index_open(s->index, AccessShareLock);
-
-		if (index->rd_rel->relkind == RELKIND_INDEX &&
-			index->rd_rel->relam == BRIN_AM_OID &&
-			index->rd_index->indrelid == s->heap)
-			s->pages_per_range = BrinGetPagesPerRange(index);
-		index_close(index, AccessShareLock);
-	}
-	if (s->pages_per_range == 0)
-		s->index = InvalidOid;
-}
-
-/*
- * BRIN's maintenance functions lock the table against VACUUM and each other.
- * If that lock is not free now, someone is at it: come back another time.
- */
-static bool
-summaries_lock(Summaries *s)
-{
-	return OidIsValid(s->index) &&
-		ConditionalLockRelationOid(s->heap, ShareUpdateExclusiveLock);
-}
-
-static void
-summaries_unlock(Summaries *s)
-{
-	UnlockRelationOid(s->heap, ShareUpdateExclusiveLock);
-}
-
-/* Summarize the ranges that have no summary; reads each of them once. */
-static void
-summaries_complete(Summaries *s)
-{
-	if (!summaries_lock(s))
-		return;
-	(void) DirectFunctionCall1(brin_summarize_new_values,
-							   ObjectIdGetDatum(s->index));
-	summaries_unlock(s);
-}
-
-/* A row of this block is being removed; blocks come in ascending order. */
-static void
-summaries_note(Summaries *s, BlockNumber block)
-{
-	BlockNumber first;
-
-	if (!OidIsValid(s->index))
-		return;
-	first = block - block % s->pages_per_range;
-	if (s->nstale > 0 && s->stale[s->nstale - 1] == first)
-		return;
-	if (s->nstale == s->capacity)
-	{
-		s->capacity = Max(64, 2 * s->capacity);
-		s->stale = s->stale == NULL ?
-			palloc(s->capacity * sizeof(BlockNumber)) :
-			repalloc(s->stale, s->capacity * sizeof(BlockNumber));
-	}
-	s->stale[s->nstale++] = first;
-}
-
-static void
-summaries_drop_stale(Summaries *s)
-{
-	if (s->nstale == 0 || !summaries_lock(s))
-		return;
-	for (int i = 0; i < s->nstale; i++)
-		(void) DirectFunctionCall2(brin_desummarize_range,
-								   ObjectIdGetDatum(s->index),
-								   Int64GetDatum((int64) s->stale[i]));
-	summaries_unlock(s);
-}
 
 /* Expired keys that no attempt is at work on. */
 typedef struct Batch
@@ -262,10 +153,11 @@ store_prune(Oid schema, int64 max_keys)
 	Summaries	summaries;
 	Batch	   *batch = palloc(sizeof(Batch));
 	Portal		expired;
+	bool		reached_end = false;
 	int64		removed = 0;
 
 	store_enter(&frame, schema, STORE_KEYS, RowExclusiveLock);
-	summaries_open(&summaries, &frame);
+	summaries_open(&summaries, frame.relid, schema);
 	summaries_complete(&summaries);
 
 	expired = SPI_cursor_open(NULL, store_plan(&frame, &plan_find_expired),
@@ -274,13 +166,16 @@ store_prune(Oid schema, int64 max_keys)
 	{
 		CHECK_FOR_INTERRUPTS();
 		SPI_cursor_fetch(expired, true, Min(PRUNE_BATCH, max_keys - removed));
-		if (SPI_processed == 0)
+		reached_end = SPI_processed == 0;
+		if (reached_end)
 			break;
 		choose_idle_keys(batch, &summaries);
 		removed += delete_batch(&frame, batch, now);
 	}
 	SPI_cursor_close(expired);
 
+	if (reached_end)
+		summaries_repair(&summaries, now);
 	summaries_drop_stale(&summaries);
 	store_leave(&frame);
 	return removed;

@@ -85,7 +85,7 @@ growth_add() {	# from, to
 
 growth_keys() {	# from, to
 	say "INSERT INTO idempotency_keys (id, scope, key, attempt, response, first_seen_at, finished_at, expires_at)
-		SELECT encode(substring(sha256(int8send(30) || convert_to(scope || key, 'UTF8')) FOR 16), 'hex')::uuid, scope, key, 1,
+		SELECT key_id(scope, key), scope, key, 1,
 			'{\"id\": 123456}', now(), now(), now() + interval '24 hours' * (1 + (i - $1)::float / ($2 - $1 + 1))
 		FROM (SELECT i, 'acct_42 POST /v1/charges (eur)' AS scope, $growth_key AS key
 			FROM generate_series($1::bigint, $2) i) k"

@@ -3,13 +3,14 @@
 # First requests through a client's statements: each a round trip, or all of them in a pipeline of libpq.
 
 measure_statements() {
-	local names=(none bare by_hand by_lock idempotency call three rocket)
+	local names=(none bare by_hand by_hand_trips by_lock idempotency idempotency_trips call three rocket)
 	fresh
 	turns statements "$WORK/src/bench/client" "" "${names[@]}"
 	say "## First requests through a client's statements" '' \
 		"Each statement is a round trip, over a Unix socket, $clients connections. One bare INSERT more takes four, the" \
 		'extension five as by hand, the advisory lock six, `idempotent_call` one, three transactions five with three' \
-		'commits, rocket-rides eight with two commits.' ''
+		'commits, rocket-rides eight with two commits. In three round trips means: BEGIN and begin are sent together, so' \
+		'are finish and COMMIT. Begin is awaited before the work, so nothing of the protection is lost.' ''
 	tps_table statements bare none
 }
 

@@ -93,5 +93,35 @@ $session->query(q{UPDATE idempotency_keys SET expires_at = now() - interval '1 s
 is($removed, '1', 'one key that has expired is found');
 cmp_ok($read, '<', $pages / 50, 'without reading the table');
 
-$_->quit for $session, $pruner;
+# A snapshot that is in use while keys are removed makes them count in the summaries that the next prune takes. When it
+# has gone, and live keys have come into their place, prune must not read these pages for as long as the keys live.
+$session->query('TRUNCATE idempotency_keys');
+$session->query(insert_keys(1, 100_000, "interval '-1 hour'"));
+$session->query(insert_keys(100_001, 200_000, "interval '1 hour'"));
+$pages = $session->query("SELECT pg_relation_size('idempotency_keys') / current_setting('block_size')::integer / 2");
+my $dump = Session->new($node);
+$dump->query('BEGIN ISOLATION LEVEL REPEATABLE READ');
+$dump->query('SELECT 1 FROM idempotency_keys LIMIT 1');
+is($session->query('SELECT idempotent_prune(100000)'), '100000', 'keys are removed that an old snapshot still sees');
+pages_read('SELECT idempotent_prune()');
+for my $prune ('a prune', 'and the next one')
+{
+	($read, $removed) = pages_read('SELECT idempotent_prune()');
+	is($removed, '0', 'nothing has expired');
+	cmp_ok($read, '>=', $pages * 0.9, "$prune reads the pages that the snapshot keeps");
+	cmp_ok($read, '<', $pages * 1.5, 'and few of them twice');
+}
+$dump->query('COMMIT');
+$session->query('VACUUM idempotency_keys');
+$session->query(insert_keys(200_001, 300_000, "interval '1 hour'"));
+is( $session->query("SELECT pg_relation_size('idempotency_keys') / current_setting('block_size')::integer / 2 - $pages < 50"),
+	't', 'live keys are where the others were');
+($read, $removed) = pages_read('SELECT idempotent_prune()');
+is($removed, '0', 'nothing has expired');
+cmp_ok($read, '<', $pages * 2.5, 'one prune reads these pages, and summarizes them');
+($read, $removed) = pages_read('SELECT idempotent_prune()');
+is($removed, '0', 'nothing has expired');
+cmp_ok($read, '<', 50, 'after it no prune reads them');
+
+$_->quit for $session, $pruner, $dump;
 done_testing();
