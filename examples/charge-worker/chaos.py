@@ -26,7 +26,8 @@ PATIENCE = 60           # seconds after that until all must be done or parked
 
 
 def run(program, *args, **options):
-    return subprocess.Popen(["/usr/bin/python3", os.path.join(HERE, program), *args], text=True, **options)
+    """In a session of its own, as a service has; Linux shares a busy processor out among sessions."""
+    return subprocess.Popen(["/usr/bin/python3", os.path.join(HERE, program), *args], text=True, start_new_session=True, **options)
 
 
 class Crew:
