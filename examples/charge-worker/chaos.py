@@ -1,10 +1,11 @@
 #!/usr/bin/python3
-"""The show: orders, workers, the batch and the outside service, with workers killed and frozen at random.
+"""The show: orders, clients, workers, the batch and the outside service, with all but that one killed and frozen at random.
 
     chaos.py [--orders N] [--seconds N] [--forgetful]
 
-Needs a database prepared by schema.sql, told by PGHOST, PGDATABASE and so on. Ends with the count of both sides; exits
-with 0 if every order was charged, booked and e-mailed once.
+Needs a database prepared by schema.sql, told by PGHOST, PGDATABASE and so on. What is parked in the end is tried again by a
+person, once the service has been repaired. Ends with the count of both sides; exits with 0 if every order was charged,
+booked and e-mailed once.
 """
 import argparse
 import os
@@ -19,21 +20,22 @@ import time
 import psycopg
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-WORKERS, BATCHES = 3, 3
-FROZEN = 3.5            # seconds: longer than the lease
-PATIENCE = 60           # seconds after that until all must be done
+PROGRAMS = ["worker.py"] * 3 + ["reconcile.py"] * 2 + ["client.py"] * 2
+FROZEN = 4.5            # seconds: longer than the lease
+PATIENCE = 60           # seconds after that until all must be done or parked
 
 
 def run(program, *args, **options):
-    return subprocess.Popen(["/usr/bin/python3", os.path.join(HERE, program), *args], text=True, **options)
+    """In a session of its own, as a service has; Linux shares a busy processor out among sessions."""
+    return subprocess.Popen(["/usr/bin/python3", os.path.join(HERE, program), *args], text=True, start_new_session=True, **options)
 
 
 class Crew:
-    """Workers and batches. One that ended, however it did, is started again, as a service manager would."""
+    """Workers, batches and clients. One that ended, however it did, is started again, as a service manager would."""
 
     def __init__(self, log):
         self.log, self.killed, self.frozen, self.crashed = log, 0, 0, 0
-        self.members = [self.start(p) for p in ["worker.py"] * WORKERS + ["reconcile.py"] * BATCHES]
+        self.members = [self.start(program) for program in PROGRAMS]
         self.thaw_at = {}
 
     def start(self, program):
@@ -69,12 +71,31 @@ class Crew:
             member.wait()
 
 
+def repair_and_retry(db, service):
+    """The service works again. Whoever is on call looks at what is parked, and tries each order once more.
+
+    Returns how many orders were parked.
+    """
+    support = lambda *orders: subprocess.run(["/usr/bin/python3", os.path.join(HERE, "support.py"), *orders], text=True,
+                                             stdout=subprocess.PIPE, env={**os.environ, "PGUSER": "support"}).stdout
+    service.send_signal(signal.SIGUSR1)
+    parked = first = [line.split("\t") for line in support().splitlines()]
+    while parked:
+        for order, attempts, error in parked:
+            print(f"parked: order {order} after attempt {attempts}, {error}")
+        print(support(*[order for order, *_ in parked]))
+        parked = [line.split("\t") for line in support().splitlines()]     # none, unless a call took too long
+    return len(first)
+
+
 def show(db, ledger, log_text, crew):
     one = lambda query: db.execute(query).fetchone()[0]
     theirs = lambda query, *args: ledger.execute(query, args).fetchone()[0]
     orders = one("SELECT count(*) FROM orders")
 
     print(f"workers killed: {crew.killed}, frozen: {crew.frozen}; attempts overtaken: {log_text.count('overtaken')}")
+    for sqlstate in "IK409", "IK423":
+        print(f"clients refused with {sqlstate}: {log_text.count('refused with ' + sqlstate)}")
     for path in "/charges", "/emails":
         kinds = dict(ledger.execute("SELECT kind, count(*) FROM calls WHERE path = ? GROUP BY kind", [path]))
         print(f"{path}: " + ", ".join(f"{kind}: {n}" for kind, n in sorted(kinds.items())))
@@ -101,6 +122,32 @@ def show(db, ledger, log_text, crew):
     return once and counts["claims left"] == 0 and counts["cents ordered"] == counts["cents charged"]
 
 
+def in_hand(db):
+    """Orders that are done or parked."""
+    return db.execute("""SELECT (SELECT count(*) FROM orders WHERE status = 'done')
+                              + (SELECT count(*) FROM idempotency_stalled WHERE parked)""").fetchone()[0]
+
+
+def play(db, crew, options):
+    """Until each order is done or parked."""
+    start, strike_at, ordered = time.monotonic(), time.monotonic() + 1, 0
+    while in_hand(db) < options.orders:
+        now = time.monotonic()
+        # Orders come in as long as workers are killed, so that these have something to do.
+        share = min(1, (now - start) / options.seconds) if options.seconds else 1
+        db.execute("INSERT INTO orders (email, amount) SELECT 'customer' || n || '@example.org', 100 + n"
+                   " FROM generate_series(%s::int, %s::int) n", [ordered + 1, round(share * options.orders)])
+        ordered = round(share * options.orders)
+        if now > start + PATIENCE + options.seconds:
+            print(open(crew.log.name).read()[-4000:], "given up: not all orders are done or parked", sep="\n")
+            break
+        if strike_at < now < start + options.seconds:
+            crew.strike()
+            strike_at = now + random.uniform(0.1, 0.5)
+        crew.tend()
+        time.sleep(0.05)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--orders", type=int, default=100)
@@ -109,32 +156,15 @@ def main():
     options = parser.parse_args()
 
     db = psycopg.connect(autocommit=True)
-
-    def order(first, last):
-        db.execute("INSERT INTO orders (email, amount) SELECT 'customer' || n || '@example.org', 100 + n"
-                   " FROM generate_series(%s::int, %s::int) n", [first, last])
-
     with tempfile.TemporaryDirectory() as folder:
         path, log_path = folder + "/ledger", folder + "/log"
         service = run("service.py", path, *["--forgetful"] * options.forgetful, stdout=subprocess.PIPE)
         os.environ["SERVICE_PORT"] = service.stdout.readline().strip()
         crew = Crew(open(log_path, "a"))
-        start, strike_at, ordered = time.monotonic(), time.monotonic() + 1, 0
         try:
-            while db.execute("SELECT count(*) FROM orders WHERE status = 'done'").fetchone()[0] < options.orders:
-                now = time.monotonic()
-                # Orders come in as long as workers are killed, so that these have something to do.
-                share = min(1, (now - start) / options.seconds) if options.seconds else 1
-                order(ordered + 1, round(share * options.orders))
-                ordered = round(share * options.orders)
-                if now > start + PATIENCE + options.seconds:
-                    print(open(log_path).read()[-4000:], "given up: not all orders are done", sep="\n")
-                    break
-                if strike_at < now < start + options.seconds:
-                    crew.strike()
-                    strike_at = now + random.uniform(0.1, 0.5)
-                crew.tend()
-                time.sleep(0.05)
+            play(db, crew, options)
+            crew.dismiss()
+            parked = repair_and_retry(db, service)
         finally:
             crew.dismiss()
             service.kill()
@@ -142,6 +172,7 @@ def main():
         log_text = open(log_path).read()
         if crew.crashed:
             print(log_text[-4000:], f"{crew.crashed} workers ended by themselves, which they never should", sep="\n")
+        print(f"orders parked: {parked}")
         once = show(db, sqlite3.connect(path), log_text, crew)
     sys.exit(0 if once and not crew.crashed else 1)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""The batch that goes on with what was left behind: by workers that died, and by those that gave back for a while.
+"""The batch that goes on with what was left behind: by workers that died, and by those that released it for a while.
 
-Any number of these may run at once, each claim is handed to one of them only.
+Any number of these may run at once, each claim is handed to one of them only. What is not due or is parked is passed over.
 """
 import time
 

@@ -1,4 +1,4 @@
--- A shop's orders, and a role that may do no more than it needs to.
+-- A shop's orders, and two roles that may do no more than they need to.
 
 CREATE EXTENSION IF NOT EXISTS idempotency;
 
@@ -17,9 +17,12 @@ CREATE TABLE bookings (
 	amount		integer NOT NULL
 );
 
--- A role belongs to all databases of a server, and may be there already.
-SELECT $$CREATE ROLE shop LOGIN$$ WHERE to_regrole($$shop$$) IS NULL \gexec
+-- A role belongs to all databases of a server, and may be there already. A person may do what the shop may, and more.
+SELECT format('CREATE ROLE %I LOGIN', name) FROM unnest('{shop,support}'::text[]) name WHERE to_regrole(name) IS NULL \gexec
+GRANT shop TO support;
 GRANT SELECT, UPDATE ON orders TO shop;
 GRANT SELECT, INSERT ON bookings TO shop;
-GRANT EXECUTE ON FUNCTION idempotent_begin, idempotent_checkpoint, idempotent_finish, idempotent_release,
-	idempotent_resume, idempotent_backoff TO shop;
+GRANT EXECUTE ON FUNCTION idempotent_begin, idempotent_checkpoint, idempotent_finish, idempotent_release, idempotent_park,
+	idempotent_resume, idempotent_derive, idempotent_backoff TO shop;
+GRANT EXECUTE ON FUNCTION idempotent_retry TO support;
+GRANT SELECT ON idempotency_stalled TO support;

@@ -13,10 +13,12 @@ import psycopg
 from psycopg.rows import namedtuple_row
 
 SCOPE = "shop orders"
+MINUTE = os.environ.get("MINUTE", "0.1 s")      # scaled: the next try is after 1, 2, 4, 8, 10, 10 … of these
+TRIES = 5               # from this attempt on, a call without an answer is not made again: a person must look
 
 # The lease must outlast the longest call and the transaction after it: a checkpoint renews it, so one call, not all.
-CALL_TIMEOUT = 0.4      # seconds
-LEASE = "2 seconds"
+CALL_TIMEOUT = 1.0      # seconds
+LEASE = "3 seconds"
 
 
 class Claim(NamedTuple):
@@ -27,8 +29,12 @@ class Claim(NamedTuple):
     state: dict | None
 
 
-class PassingTrouble(Exception):
-    """No answer, or one that says: try later. Whether the other side has acted cannot be known."""
+class TryLater(Exception):
+    """The other side has done nothing, and says so."""
+
+
+class NoAnswer(Exception):
+    """Whether the other side has acted is not known."""
 
 
 def connect():
@@ -37,36 +43,56 @@ def connect():
     return psycopg.connect(autocommit=True, row_factory=namedtuple_row)
 
 
-def call(path, idempotency_key, **body):
+def begin(db, order_id):
+    """Accept an order, or go on with it if it is due: for a new order and for a client that asks again alike.
+
+    Raises IK409 while another attempt has it or its next try is not due, and IK423 once it is parked. Order and claim are
+    one transaction, to be committed before process() calls anything outside.
+    """
+    order = db.execute("SELECT id, email, amount FROM orders WHERE id = %s FOR UPDATE", [order_id]).fetchone()
+    begun = db.execute("SELECT * FROM idempotent_begin(%s, %s, request => %s, lease => %s)",
+                       [SCOPE, str(order_id), json.dumps(order._asdict()), LEASE]).fetchone()
+    db.execute("UPDATE orders SET status = 'accepted' WHERE id = %s AND status = 'new'", [order_id])
+    return begun
+
+
+def call(db, claim, path, step, **body):
     """POST to the outside service, once."""
+    # Derived from our key and the step, and the same on every attempt: the service knows a repetition by it.
+    key = db.execute("SELECT idempotent_derive(%s, %s, %s)", [SCOPE, claim.key, step]).fetchone()[0]
     service = http.client.HTTPConnection("127.0.0.1", int(os.environ["SERVICE_PORT"]), timeout=CALL_TIMEOUT)
     try:
-        service.request("POST", path, json.dumps(body), {"Idempotency-Key": idempotency_key})
+        service.request("POST", path, json.dumps(body), {"Idempotency-Key": key})
         answer = service.getresponse()
         text = answer.read()
     except (OSError, http.client.HTTPException) as trouble:
-        raise PassingTrouble(f"{path}: {trouble!r}") from trouble
+        raise NoAnswer(f"{path}: {trouble!r}") from trouble
     finally:
         service.close()
-    if answer.status >= 500 or answer.status in (409, 429):
-        raise PassingTrouble(f"{path}: {answer.status}")
+    if answer.status in (409, 429, 503):
+        raise TryLater(f"{path}: {answer.status}")
+    if answer.status >= 500:
+        raise NoAnswer(f"{path}: {answer.status}")
     if answer.status != 200:
         raise RuntimeError(f"{path}: {answer.status} {text}")
     return json.loads(text)
 
 
 def process(db, claim):
-    """One attempt at the work of an order."""
+    """One attempt at the work of an order. Returns the HTTP status for a client that waits for it."""
     try:
         try:
-            run_phases(db, claim)
-        except PassingTrouble as trouble:
-            give_back(db, claim, trouble)
+            return run_phases(db, claim)
+        except TryLater as trouble:
+            return release(db, claim, trouble)
+        except NoAnswer as trouble:
+            return release(db, claim, trouble) if claim.attempt < TRIES else park(db, claim, trouble)
     except psycopg.Error as error:
         # Our lease had ended and another worker has gone on. What we did since was refused, all of it.
         if error.sqlstate != "IK410":
             raise
-        log(claim, "overtaken")
+        log(claim.key, "overtaken", claim.attempt)
+        return 409
 
 
 def run_phases(db, claim):
@@ -74,8 +100,7 @@ def run_phases(db, claim):
     checkpoint, state = claim.checkpoint, claim.state
 
     if checkpoint is None:
-        # The key is derived from ours and the same on every attempt: the service knows a repetition by it.
-        charge = call("/charges", f"order-{order.id}-charge", order=order.id, amount=order.amount)
+        charge = call(db, claim, "/charges", "charge", order=order.id, amount=order.amount)
         state = {"charge": charge["id"]}
         with db.transaction():
             db.execute("UPDATE orders SET status = 'charged', charge = %s WHERE id = %s", [charge["id"], order.id])
@@ -83,25 +108,36 @@ def run_phases(db, claim):
             db.execute("SELECT idempotent_checkpoint(%s, %s, %s, 'charged', %s)",
                        [SCOPE, claim.key, claim.attempt, json.dumps(state)])
         checkpoint = "charged"
-        log(claim, "charged")
+        log(claim.key, "charged", claim.attempt)
 
     if checkpoint == "charged":
-        call("/emails", f"order-{order.id}-email", order=order.id, to=order.email)
+        call(db, claim, "/emails", "email", order=order.id, to=order.email)
         with db.transaction():
             db.execute("UPDATE orders SET status = 'done' WHERE id = %s", [order.id])
             db.execute("SELECT idempotent_finish(%s, %s, response => %s, status => 200, attempt => %s)",
                        [SCOPE, claim.key, json.dumps({"order": order.id, **state}), claim.attempt])
-        log(claim, "done")
+        log(claim.key, "done", claim.attempt)
+    return 200
 
 
-def give_back(db, claim, trouble):
-    """Failed for a passing reason: say why, and when to try again. Shorter times than the usual minutes, for the show."""
-    with db.transaction():
-        db.execute("""SELECT idempotent_release(%(scope)s, %(key)s, attempt => %(attempt)s, error => %(error)s,
-                             retry_after => idempotent_backoff(%(attempt)s, '0.1 s', cap => '2 s', jitter => 0.5))""",
-                   {"scope": SCOPE, "key": claim.key, "attempt": claim.attempt, "error": str(trouble)})
-    log(claim, f"given back: {trouble}")
+def release(db, claim, trouble):
+    """Not now: say why, and when to try again. Before that nobody gets the claim, and so nobody calls the service.
+
+    After idempotency.max_attempts of them the claim is parked all the same.
+    """
+    db.execute("""SELECT idempotent_release(%(scope)s, %(key)s, attempt => %(attempt)s, error => %(error)s,
+                         retry_after => idempotent_backoff(%(attempt)s, %(minute)s, cap => 10 * %(minute)s::interval, jitter => 0.5))""",
+               {"scope": SCOPE, "key": claim.key, "attempt": claim.attempt, "error": str(trouble), "minute": MINUTE})
+    log(claim.key, f"released: {trouble}", claim.attempt)
+    return 409
 
 
-def log(claim, what):
-    print(f"[{os.getpid()}] order {claim.key}, attempt {claim.attempt}: {what}", file=sys.stderr, flush=True)
+def park(db, claim, trouble):
+    """Tried often enough, and nobody knows what the service has done. A person must look; until then nobody tries again."""
+    db.execute("SELECT idempotent_park(%s, %s, %s, error => %s)", [SCOPE, claim.key, claim.attempt, str(trouble)])
+    log(claim.key, f"parked: {trouble}", claim.attempt)
+    return 423
+
+
+def log(key, what, attempt="-"):
+    print(f"[{os.getpid()}] order {key}, attempt {attempt}: {what}", file=sys.stderr, flush=True)
