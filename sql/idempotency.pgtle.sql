@@ -554,7 +554,7 @@ END $$;
 CREATE FUNCTION @extschema@.idempotent__reconcile(theirs jsonb, step text, since timestamptz, until timestamptz, scope_ text)
 	RETURNS TABLE (verdict text, r_scope text, r_key text, r_attempt integer, r_status integer, r_response jsonb,
 		r_first_seen_at timestamptz, r_theirs jsonb)
-	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 BEGIN
 	IF theirs IS NULL THEN
