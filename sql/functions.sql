@@ -406,7 +406,7 @@ BEGIN
 			PERFORM @extschema@.idempotent__give_up();
 		END IF;
 
-		-- Look first: a finished key is replayed, and a claim that is not due refused, without a lock.
+		-- Look first: a finished key is replayed, and another request or a parked key refused, without a lock.
 		SELECT k.*, (SELECT true FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.reset_at IS NULL) AS claimed,
 				s.retention AS default_retention, s.key_time, s.max_key_length INTO r
 			FROM @extschema@.idempotency_settings s LEFT JOIN @extschema@.idempotency_keys k ON k.id = i;
@@ -444,15 +444,22 @@ BEGIN
 			IF FOUND THEN
 				IF c.xid = me THEN
 					PERFORM @extschema@.idempotent__report('open', NULL, NULL);
+				ELSIF c.scope <> scope OR c.key <> key OR c.fingerprint <> fp AND get_byte(c.fingerprint, 0) <= 1 THEN
+					a.outcome := 'mismatch';
+				ELSIF filtered AND NOT busy OR NOT @strict@ AND @extschema@.idempotent__is_parked(c, now_) THEN
+					@judge@
+					-- Nothing is written where a claim is not due, but what the snapshot hides of it is a 40001.
+					IF a.outcome IS NOT NULL AND @strict@ THEN
+						PERFORM FROM @extschema@.idempotency_claims l WHERE l.id = i FOR UPDATE;
+					END IF;
 				END IF;
-				@judge@
 			END IF;
 		END IF;
 		IF a.outcome IS NOT NULL THEN
 			EXIT;
 		END IF;
 
-		-- The filter.
+		-- The filter. Where there is a claim, its worker may have been at it until now.
 		IF busy THEN
 			a.outcome := 'in_progress'; a.retry_after := 1;
 			IF r.claimed AND c.id IS NOT NULL THEN
@@ -462,7 +469,9 @@ BEGIN
 		END IF;
 		IF NOT filtered THEN
 			filtered := true;
-			IF NOT pg_try_advisory_xact_lock(h) THEN
+			IF pg_try_advisory_xact_lock(h) THEN
+				CONTINUE WHEN r.claimed;
+			ELSE
 				IF @wait@ THEN
 					PERFORM pg_advisory_xact_lock(h);
 				ELSE
@@ -1277,8 +1286,9 @@ BEGIN
 			AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
 			AND l.classid = ((h >> 32) & 4294967295)::oid AND l.objid = (h & 4294967295)::oid
 			AND l.pid IS DISTINCT FROM pg_backend_pid());
-	SELECT o.* INTO k FROM @extschema@.idempotency_keys o WHERE o.id = i;
+	-- And the claim before the key, for the same reason.
 	SELECT l.* INTO c FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.reset_at IS NULL;
+	SELECT o.* INTO k FROM @extschema@.idempotency_keys o WHERE o.id = i;
 	now_ := clock_timestamp();
 	a.replayed := false;
 	IF k.id IS NOT NULL AND k.finished_at IS NULL THEN

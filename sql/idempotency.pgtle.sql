@@ -746,7 +746,7 @@ BEGIN
 			PERFORM @extschema@.idempotent__give_up();
 		END IF;
 
-		-- Look first: a finished key is replayed, and a claim that is not due refused, without a lock.
+		-- Look first: a finished key is replayed, and another request or a parked key refused, without a lock.
 		SELECT k.*, (SELECT true FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.reset_at IS NULL) AS claimed,
 				s.retention AS default_retention, s.key_time, s.max_key_length INTO r
 			FROM @extschema@.idempotency_settings s LEFT JOIN @extschema@.idempotency_keys k ON k.id = i;
@@ -784,8 +784,10 @@ BEGIN
 			IF FOUND THEN
 				IF c.xid = me THEN
 					PERFORM @extschema@.idempotent__report('open', NULL, NULL);
-				END IF;
-				IF c.scope <> scope OR c.key <> key THEN
+				ELSIF c.scope <> scope OR c.key <> key OR c.fingerprint <> fp AND get_byte(c.fingerprint, 0) <= 1 THEN
+					a.outcome := 'mismatch';
+				ELSIF filtered AND NOT busy OR NOT current_setting('transaction_isolation') <> 'read committed' AND @extschema@.idempotent__is_parked(c, now_) THEN
+					IF c.scope <> scope OR c.key <> key THEN
 					a.outcome := 'mismatch';
 				ELSIF c.fingerprint <> fp AND get_byte(c.fingerprint, 0) <= 1 THEN
 					a.outcome := 'mismatch';
@@ -796,13 +798,18 @@ BEGIN
 					a.outcome := 'in_progress'; a.attempt := c.attempt; a.first_seen_at := c.first_seen_at;
 					a.retry_after := least(greatest(ceil(extract(epoch FROM greatest(c.lease_until, c.retry_at) - now_)), 1), 2147483647);
 				END IF;
+					-- Nothing is written where a claim is not due, but what the snapshot hides of it is a 40001.
+					IF a.outcome IS NOT NULL AND current_setting('transaction_isolation') <> 'read committed' THEN
+						PERFORM FROM @extschema@.idempotency_claims l WHERE l.id = i FOR UPDATE;
+					END IF;
+				END IF;
 			END IF;
 		END IF;
 		IF a.outcome IS NOT NULL THEN
 			EXIT;
 		END IF;
 
-		-- The filter.
+		-- The filter. Where there is a claim, its worker may have been at it until now.
 		IF busy THEN
 			a.outcome := 'in_progress'; a.retry_after := 1;
 			IF r.claimed AND c.id IS NOT NULL THEN
@@ -812,7 +819,9 @@ BEGIN
 		END IF;
 		IF NOT filtered THEN
 			filtered := true;
-			IF NOT pg_try_advisory_xact_lock(h) THEN
+			IF pg_try_advisory_xact_lock(h) THEN
+				CONTINUE WHEN r.claimed;
+			ELSE
 				IF true THEN
 					PERFORM pg_advisory_xact_lock(h);
 				ELSE
@@ -1021,7 +1030,7 @@ BEGIN
 			PERFORM @extschema@.idempotent__give_up();
 		END IF;
 
-		-- Look first: a finished key is replayed, and a claim that is not due refused, without a lock.
+		-- Look first: a finished key is replayed, and another request or a parked key refused, without a lock.
 		SELECT k.*, (SELECT true FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.reset_at IS NULL) AS claimed,
 				s.retention AS default_retention, s.key_time, s.max_key_length INTO r
 			FROM @extschema@.idempotency_settings s LEFT JOIN @extschema@.idempotency_keys k ON k.id = i;
@@ -1059,8 +1068,10 @@ BEGIN
 			IF FOUND THEN
 				IF c.xid = me THEN
 					PERFORM @extschema@.idempotent__report('open', NULL, NULL);
-				END IF;
-				IF c.scope <> scope OR c.key <> key THEN
+				ELSIF c.scope <> scope OR c.key <> key OR c.fingerprint <> fp AND get_byte(c.fingerprint, 0) <= 1 THEN
+					a.outcome := 'mismatch';
+				ELSIF filtered AND NOT busy OR NOT current_setting('transaction_isolation') <> 'read committed' AND @extschema@.idempotent__is_parked(c, now_) THEN
+					IF c.scope <> scope OR c.key <> key THEN
 					a.outcome := 'mismatch';
 				ELSIF c.fingerprint <> fp AND get_byte(c.fingerprint, 0) <= 1 THEN
 					a.outcome := 'mismatch';
@@ -1071,13 +1082,18 @@ BEGIN
 					a.outcome := 'in_progress'; a.attempt := c.attempt; a.first_seen_at := c.first_seen_at;
 					a.retry_after := least(greatest(ceil(extract(epoch FROM greatest(c.lease_until, c.retry_at) - now_)), 1), 2147483647);
 				END IF;
+					-- Nothing is written where a claim is not due, but what the snapshot hides of it is a 40001.
+					IF a.outcome IS NOT NULL AND current_setting('transaction_isolation') <> 'read committed' THEN
+						PERFORM FROM @extschema@.idempotency_claims l WHERE l.id = i FOR UPDATE;
+					END IF;
+				END IF;
 			END IF;
 		END IF;
 		IF a.outcome IS NOT NULL THEN
 			EXIT;
 		END IF;
 
-		-- The filter.
+		-- The filter. Where there is a claim, its worker may have been at it until now.
 		IF busy THEN
 			a.outcome := 'in_progress'; a.retry_after := 1;
 			IF r.claimed AND c.id IS NOT NULL THEN
@@ -1087,7 +1103,9 @@ BEGIN
 		END IF;
 		IF NOT filtered THEN
 			filtered := true;
-			IF NOT pg_try_advisory_xact_lock(h) THEN
+			IF pg_try_advisory_xact_lock(h) THEN
+				CONTINUE WHEN r.claimed;
+			ELSE
 				IF false THEN
 					PERFORM pg_advisory_xact_lock(h);
 				ELSE
@@ -2102,8 +2120,9 @@ BEGIN
 			AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
 			AND l.classid = ((h >> 32) & 4294967295)::oid AND l.objid = (h & 4294967295)::oid
 			AND l.pid IS DISTINCT FROM pg_backend_pid());
-	SELECT o.* INTO k FROM @extschema@.idempotency_keys o WHERE o.id = i;
+	-- And the claim before the key, for the same reason.
 	SELECT l.* INTO c FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.reset_at IS NULL;
+	SELECT o.* INTO k FROM @extschema@.idempotency_keys o WHERE o.id = i;
 	now_ := clock_timestamp();
 	a.replayed := false;
 	IF k.id IS NOT NULL AND k.finished_at IS NULL THEN

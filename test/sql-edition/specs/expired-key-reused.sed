@@ -1,0 +1,4 @@
+# The wait for a prune is begin's.
+s/^\(permutation .*\)\(begin2\|try2\) finish2 \([cr]1\)/\1\2 \3 finish2/
+s/^\(permutation .*\)lease2 leased2 \([cr]1\) leased2/\1lease2 \2 leased2/
+s/^\(permutation .*\)lease2 leased2 \([cr]1\)/\1lease2 \2 leased2/
