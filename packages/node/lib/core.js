@@ -100,6 +100,7 @@ function inOneTransaction({ settings, request, call, connection, attempt, refuse
       const kept = call.key !== undefined && isKept(settings, response)
       if (failed) await connection.query('ROLLBACK TO work')
       if (kept) await finish(settings, request, connection, call, response, kept)
+      else if (!failed && call.key !== undefined) await connection.query('SELECT idempotent_release($1, $2)', [call.scope, call.key])
       await connection.query(failed && !kept ? 'ROLLBACK' : 'COMMIT')
       connection.release()
       settings.onEvent({ type: kept ? 'kept' : 'not_kept', request, status: response.status })
