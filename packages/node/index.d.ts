@@ -33,7 +33,7 @@ export interface Begun<Db = any> {
   step<T>(name: string, call: (key: string) => Promise<T>, save?: (db: Db, result: T) => Promise<unknown>): Promise<T>
 }
 
-export type Reason = 'missing' | 'invalid' | 'mismatch' | 'in_progress' | 'expired' | 'parked' | 'unavailable' | 'failed'
+export type Reason = 'missing' | 'invalid' | 'mismatch' | 'in_progress' | 'expired' | 'parked' | 'unavailable' | 'failed' | 'unknown' | 'interrupted'
 
 export interface Event {
   type: 'started' | 'recovered' | 'unkeyed' | 'replayed' | 'refused' | 'kept' | 'not_kept' | 'threw' | 'released' | 'parked'
@@ -68,6 +68,12 @@ export interface Options extends Partial<Profile> {
   profile?: Profile
   /** An interval: work with outside calls, whose claim is committed before the handler runs. */
   lease?: string
+  /** With a lease: the path of the status resources, such as '/operations'. A client that sends Prefer: respond-async gets 202. */
+  status?: string
+  /** 202 also without the preference. */
+  respondAsync?: boolean
+  /** Retry-After of 202, in seconds. Default: 2. */
+  pollAfter?: number
   /** Wait so long for another attempt to end, such as '2s'. Default: answer 409 at once. */
   wait?: string
   /** Further response headers that are kept. Never Set-Cookie. */
@@ -85,6 +91,10 @@ export interface Guard {
   options: Options & Profile
   begin(request: IdempotentRequest): Promise<any>
   run(request: IdempotentRequest, work: (begun: Begun) => Promise<IdempotentResponse>): Promise<IdempotentResponse>
+  /** The response of the status resource; undefined where the request is for another path. */
+  status(request: IdempotentRequest): Promise<IdempotentResponse | undefined>
+  /** Resolves when no work goes on behind a 202: for a process that is about to end. */
+  idle(): Promise<void>
 }
 
 export declare function idempotency(options: Options): Guard

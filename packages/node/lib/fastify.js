@@ -1,7 +1,7 @@
 'use strict'
 const { Readable } = require('node:stream')
 const { bytesOf, readAll } = require('./body.js')
-const { SAFE } = require('./adapters.js')
+const { SAFE, answerNow } = require('./adapters.js')
 
 /** A plugin for Fastify 5. It protects the routes of the context in which it is registered; they find request.db. */
 function fastify(guard) {
@@ -11,6 +11,7 @@ function fastify(guard) {
     app.addHook('preHandler', (request, reply) => beginAttempt(guard, request, reply))
     app.addHook('onError', async (request, reply, error) => request.idempotent?.note(error))
     app.addHook('onSend', settle)
+    if (guard.options.status) app.get(`${guard.options.status}/:operation`, (request, reply) => look(guard, request, reply))
   }
   plugin[Symbol.for('skip-override')] = true
   return plugin
@@ -34,6 +35,12 @@ async function beginAttempt(guard, request, reply) {
   }
   request.idempotent = begun
   request.db = begun.db
+  if (begun.accepted) answerNow(reply.raw, begun.accepted)
+}
+
+async function look(guard, request, reply) {
+  const { status, headers, body } = await guard.status({ method: request.method, url: request.originalUrl, headers: request.headers, source: request })
+  return reply.code(status).headers(headers).send(body)
 }
 
 async function settle(request, reply, payload) {

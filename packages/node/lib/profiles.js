@@ -12,6 +12,7 @@
 //   stored(request)           further headers that are kept
 //   decorate(request, response, { kept, replayed, reason })
 
+const isPassing = (reason) => reason === 'in_progress' || reason === 'unavailable'
 const retryAfter = (about) => ({ 'retry-after': String(about.retry_after ?? 1) })
 
 function plainKey(request) {
@@ -32,6 +33,8 @@ const PROBLEMS = {
   in_progress: [409, 'A request is outstanding for this Idempotency-Key', 'Retry when the time in Retry-After has passed.'],
   expired: [412, 'The request is too old', 'Whether it was processed before can no longer be known.'],
   parked: [423, 'The outcome is not known', 'It has to be settled before this Idempotency-Key can be used again.'],
+  unknown: [404, 'There is no such operation', 'It was never begun, or it is older than the time for which it is kept.'],
+  interrupted: [409, 'The work was interrupted', 'Send the request again with the same Idempotency-Key.'],
   unavailable: [503, 'The request could not be completed', 'Retry with the same Idempotency-Key.'],
   failed: [500, 'The request could not be completed', 'Nothing was done. The service has to be corrected before a retry can succeed.'],
 }
@@ -52,7 +55,7 @@ const ietf = {
   refuse(reason, about) {
     const [status, title, detail] = PROBLEMS[reason]
     const headers = { 'content-type': 'application/problem+json', link: `<${this.documentation}>; rel="help"` }
-    if (status === 409 || status === 503) Object.assign(headers, retryAfter(about))
+    if (isPassing(reason)) Object.assign(headers, retryAfter(about))
     return { status, headers, body: { type: this.documentation, code: `idempotency_${reason}`, title, status, detail } }
   },
   decorate(request, response, { replayed }) {
@@ -77,10 +80,12 @@ const stripe = {
       in_progress: [409, idempotency('Another request with this idempotency key is still in progress.', 'idempotency_key_in_use')],
       expired: [400, idempotency('The request is older than the time for which idempotency keys are kept.')],
       parked: [423, idempotency('The outcome of the first request is not known.')],
+      unknown: [404, idempotency('There is no such operation.')],
+      interrupted: [409, idempotency('The work was interrupted. Send the request again with the same idempotency key.')],
       unavailable: [503, api('The request could not be completed. Retry it with the same idempotency key.')],
       failed: [500, api('The request could not be completed, and nothing was done.')],
     }[reason]
-    const headers = { 'content-type': 'application/json', ...(status === 409 || status === 503 ? retryAfter(about) : {}) }
+    const headers = { 'content-type': 'application/json', ...(isPassing(reason) ? retryAfter(about) : {}) }
     return { status, headers, body: { error } }
   },
   stored: (request) => ({ 'request-id': request.id }),
@@ -115,10 +120,12 @@ const toss = {
       in_progress: [409, 'IDEMPOTENT_REQUEST_PROCESSING', 'The first request with this idempotency key is being processed.'],
       expired: [400, 'INVALID_IDEMPOTENCY_KEY', 'The request is older than the time for which idempotency keys are kept.'],
       parked: [423, 'INVALID_IDEMPOTENCY_KEY', 'The outcome of the first request is not known.'],
+      unknown: [404, 'INVALID_IDEMPOTENCY_KEY', 'There is no such operation.'],
+      interrupted: [409, 'INVALID_IDEMPOTENCY_KEY', 'The work was interrupted. Send the request again with the same key.'],
       unavailable: [503, 'FAILED_INTERNAL_SYSTEM_PROCESSING', 'The request could not be completed. Retry it with the same key.'],
       failed: [500, 'FAILED_INTERNAL_SYSTEM_PROCESSING', 'The request could not be completed, and nothing was done.'],
     }[reason]
-    const headers = { 'content-type': 'application/json', ...(status === 409 || status === 503 ? retryAfter(about) : {}) }
+    const headers = { 'content-type': 'application/json', ...(isPassing(reason) ? retryAfter(about) : {}) }
     return { status, headers, body: { code, message } }
   },
   decorate: (request, response) => response,

@@ -61,6 +61,33 @@ test('nothing is sent once the key may have expired', async () => {
   assert.equal(keys.length, sent)
 })
 
+const accepted = [202, { location: '/operations/7', 'preference-applied': 'respond-async', 'retry-after': '3' }]
+
+test('after 202 the status resource is polled, as often as it says', async () => {
+  const { client, slept } = world([accepted, [202, { 'retry-after': '5' }], 201])
+  assert.equal((await client.send('a', 'http://service/pay')).status, 201)
+  assert.deepEqual(slept, [3000, 5000])
+})
+
+test('202 without a status resource is final', async () => {
+  assert.equal((await world([202]).client.send('a', 'http://service/pay')).status, 202)
+})
+
+test('where the poll is lost, or finds nothing or interrupted work, the request is sent again', async () => {
+  for (const reply of ['lost', 404, 409]) {
+    const { client, keys } = world([accepted, reply, 201])
+    assert.equal((await client.send('a', 'http://service/pay')).status, 201)
+    assert.equal(keys.length, 3)
+    assert.equal(new Set(keys).size, 1)
+  }
+})
+
+test('no poll once the key may have expired', async () => {
+  const { client } = world([accepted, ...Array(9).fill([202, { 'retry-after': '5' }])], { keyLife: 20_000, retries: () => [] })
+  await assert.rejects(client.send('a', 'http://service/pay'), OutcomeUnknown)
+  assert.equal(client.pending().length, 1)
+})
+
 test('423 is left for the batch at once', async () => {
   const { client, keys } = world([423])
   await assert.rejects(client.send('a', '/pay'), OutcomeUnknown)
