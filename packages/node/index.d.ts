@@ -47,8 +47,11 @@ export interface Profile {
   name?: string
   required: boolean
   maxKeyLength: number
+  /** ietf: whether a key without quotes is accepted. */
+  bareKeys?: boolean
   compare: 'raw' | 'json' | 'nothing'
   retention: string
+  /** ietf: the URL of the service's page about its keys: type and Link of the errors. */
   documentation?: string
   key(request: IdempotentRequest): { key?: string, problem?: 'missing' | 'invalid' }
   scope(request: IdempotentRequest, account: string): string

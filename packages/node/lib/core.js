@@ -10,7 +10,7 @@ const { accepted, statusOf, wantsLater } = require('./later.js')
 
 // Headers that belong to the response and not to the moment at which it was sent. Never Set-Cookie or Date.
 const KEPT_HEADERS = ['content-type', 'content-language', 'content-location', 'content-encoding', 'content-disposition',
-  'cache-control', 'vary', 'etag', 'last-modified', 'link', 'location']
+  'cache-control', 'vary', 'etag', 'last-modified', 'link', 'location', 'retry-after']
 
 // These say "not now" or "not you": a retry must be able to fare better.
 const NEVER_KEPT = [401, 408, 409, 425, 429]

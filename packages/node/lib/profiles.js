@@ -2,7 +2,7 @@
 // What a service promises about the header Idempotency-Key, in the words that its clients know. Every member can be replaced
 // by an option of the same name.
 //
-//   required, maxKeyLength
+//   required, maxKeyLength, bareKeys
 //   key(request)              { key }, {} where there is none, or { problem: 'missing' | 'invalid' }
 //   scope(request, account)   whose key, and of what
 //   compare                   'raw' or 'json' body together with method, path and query; 'nothing'
@@ -22,8 +22,10 @@ function plainKey(request) {
 }
 
 // draft-ietf-httpapi-idempotency-key-header-07: an Item of Structured Fields (RFC 9651) that is a String. A bare key is
-// accepted as well, because most clients send one.
-const QUOTED = /^[ ]*"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"[ ]*(?:;.*)?$/
+// accepted as well, because most clients send one, unless the option bareKeys is false. Parameters must be well formed.
+const STRING = '"((?:[\\x20-\\x21\\x23-\\x5b\\x5d-\\x7e]|\\\\["\\\\])*)"'
+const PARAMETER = ';[ ]*[a-z*][a-z0-9_.*-]*(?:=(?:"(?:[\\x20-\\x21\\x23-\\x5b\\x5d-\\x7e]|\\\\["\\\\])*"|[\\w.:?*/+=!#$%&\'^`|~@-]+))?'
+const QUOTED = new RegExp(`^[ ]*${STRING}(?:${PARAMETER})*[ ]*$`)
 const BARE = /^[\x21\x23-\x2b\x2d-\x3a\x3c-\x7e]+$/         // neither space, quote, comma nor semicolon
 
 const PROBLEMS = {
@@ -40,13 +42,13 @@ const PROBLEMS = {
 }
 
 const ietf = {
-  name: 'ietf', required: true, maxKeyLength: 255, compare: 'raw', retention: '24 hours',
+  name: 'ietf', required: true, bareKeys: true, maxKeyLength: 255, compare: 'raw', retention: '24 hours',
   documentation: 'https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header-07',
   key(request) {
     const header = request.headers['idempotency-key']
     if (header === undefined) return this.required ? { problem: 'missing' } : {}
     const quoted = QUOTED.exec(header)
-    const key = quoted ? quoted[1].replace(/\\(.)/g, '$1') : BARE.test(header) ? header : ''
+    const key = quoted ? quoted[1].replace(/\\(.)/g, '$1') : this.bareKeys && BARE.test(header) ? header : ''
     return key === '' || key.length > this.maxKeyLength ? { problem: 'invalid' } : { key }
   },
   // Method and path are compared, not part of the scope: a route that is spelled otherwise is refused, not run again.
@@ -54,7 +56,8 @@ const ietf = {
   keep: ({ status }) => status < 500,
   refuse(reason, about) {
     const [status, title, detail] = PROBLEMS[reason]
-    const headers = { 'content-type': 'application/problem+json', link: `<${this.documentation}>; rel="help"` }
+    const headers = { 'content-type': 'application/problem+json', 'content-language': 'en',
+      link: `<${this.documentation}>; rel="describedby"; type="text/html"` }
     if (isPassing(reason)) Object.assign(headers, retryAfter(about))
     return { status, headers, body: { type: this.documentation, code: `idempotency_${reason}`, title, status, detail } }
   },

@@ -26,7 +26,7 @@ def _ietf_problem(options: Options, about: Problem) -> Response:
     response = json_response(about.status, {"type": kind, "title": about.title, "status": about.status, "code": about.code},
                              "application/problem+json", about.retry_after)
     if options.documentation:
-        response.headers.append(("Link", f'<{options.documentation}>; rel="help"'))
+        response.headers.append(("Link", f'<{options.documentation}>; rel="describedby"; type="text/html"'))
     return response
 
 
