@@ -44,11 +44,11 @@ export function idempotentClient({
   let left = budget
 
   /** Names the operation and stores it with its key, or returns what is stored under the name. */
-  function operation(name, url, { method = 'POST', headers = {}, body } = {}) {
+  function operation(name, url, { key = crypto.randomUUID(), method = 'POST', headers = {}, body } = {}) {
     const stored = storage.getItem(prefix + name)
     if (stored) return JSON.parse(stored)
     if (body !== undefined && typeof body !== 'string') throw new TypeError('body must be a string: it is stored and sent again unchanged')
-    const made = { name, key: crypto.randomUUID(), url: String(url), method, headers: { ...headers }, body, madeAt: now() }
+    const made = { name, key, url: String(url), method, headers: { ...headers }, body, madeAt: now() }
     storage.setItem(prefix + name, JSON.stringify(made))
     return made
   }

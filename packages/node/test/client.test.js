@@ -28,6 +28,12 @@ test('lost replies are asked for again under the same key, after 1, 2, 4 and 8 m
   assert.deepEqual(client.pending(), [])
 })
 
+test('an operation that has an id sends that as its key', async () => {
+  const { client, keys } = world(['lost', 201])
+  await client.send('order 7', '/pay', { key: '8e03978e' })
+  assert.deepEqual(keys, ['"8e03978e"', '"8e03978e"'])
+})
+
 test('an outcome of the service is final', async () => {
   for (const status of [201, 402, 422]) assert.equal((await world([status]).client.send('a', '/pay')).status, status)
   assert.equal((await world([[500, { 'stripe-should-retry': 'false' }]]).client.send('a', '/pay')).status, 500)
