@@ -29,7 +29,7 @@ export interface Begun<Db = any> {
   /** The connection inside the request's transaction; undefined under lease. */
   db: Db
   attempt: Attempt
-  /** Under lease: calls outside under a derived key, once, and records the result; `save` writes in the same transaction. */
+  /** Under lease, one after the other: calls outside under a derived key, once, and records the result; `save` writes in the same transaction. */
   step<T>(name: string, call: (key: string) => Promise<T>, save?: (db: Db, result: T) => Promise<unknown>): Promise<T>
 }
 
@@ -49,7 +49,7 @@ export interface Profile {
   maxKeyLength: number
   /** ietf: whether a key without quotes is accepted. */
   bareKeys?: boolean
-  compare: 'raw' | 'json' | 'nothing'
+  compare: 'json' | 'raw' | 'nothing'
   retention: string
   /** ietf: the URL of the service's page about its keys: type and Link of the errors. */
   documentation?: string
@@ -69,6 +69,10 @@ export interface Options extends Partial<Profile> {
   account(source: any): string | number | bigint | Promise<string | number | bigint>
   /** Default: ietf. */
   profile?: Profile
+  /** Default: Idempotency-Key. */
+  header?: string
+  /** Default: POST, PATCH, PUT and DELETE. Other requests go by. */
+  methods?: string[]
   /** An interval: work with outside calls, whose claim is committed before the handler runs. */
   lease?: string
   /** With a lease: the path of the status resources, such as '/operations'. A client that sends Prefer: respond-async gets 202. */

@@ -2,12 +2,12 @@
 const { keepRawBody, rawBody, bytesOf } = require('./body.js')
 const { detach } = require('./later.js')
 
-const SAFE = ['GET', 'HEAD', 'OPTIONS']
+const applies = (guard, method) => guard.options.methods.includes(method)
 
 /** Middleware for Express 4 and 5, NestJS on Express, and whatever else calls (req, res, next). The handler finds req.db. */
 function express(guard) {
   return (req, res, next) => {
-    if (!SAFE.includes(req.method)) return protect(guard, req, res, next).catch(next)
+    if (applies(guard, req.method)) return protect(guard, req, res, next).catch(next)
     if (!guard.options.status) return next()
     guard.status(asked(req)).then((response) => response ? send(res, response) : next()).catch(next)
   }
@@ -112,7 +112,7 @@ const chunked = (list) => list.every(Array.isArray) ? list
 /** Middleware for Koa. The handler finds ctx.state.db. */
 function koa(guard) {
   return async (ctx, next) => {
-    if (SAFE.includes(ctx.method)) {
+    if (!applies(guard, ctx.method)) {
       const response = await guard.status({ method: ctx.method, url: ctx.originalUrl, headers: ctx.headers, source: ctx })
       return response ? sendByKoa(ctx, response) : next()
     }
@@ -149,14 +149,15 @@ function sendByKoa(ctx, { status, headers, body }) {
  */
 function fetchHandler(guard, handler) {
   return async (incoming, ...rest) => {
-    const body = Buffer.from(await incoming.arrayBuffer())
     const { pathname, search } = new URL(incoming.url)
-    const headers = Object.fromEntries(incoming.headers)
-    const request = { method: incoming.method, url: pathname + search, headers, body, source: incoming }
-    const status = SAFE.includes(incoming.method) && await guard.status(request)
-    if (status) return fetchResponse(status)
+    const request = { method: incoming.method, url: pathname + search, headers: Object.fromEntries(incoming.headers), source: incoming }
+    if (!applies(guard, incoming.method)) {
+      const status = await guard.status(request)
+      return status ? fetchResponse(status) : handler(incoming, {}, ...rest)
+    }
+    request.body = Buffer.from(await incoming.arrayBuffer())
     const copy = new Request(incoming.url, { method: incoming.method, headers: incoming.headers,
-      body: body.length > 0 ? body : undefined, signal: incoming.signal })
+      body: request.body.length > 0 ? request.body : undefined, signal: incoming.signal })
     const response = await guard.run(request, async (begun) => {
       const answer = await handler(copy, begun, ...rest)
       const cookies = answer.headers.getSetCookie?.() ?? []
@@ -172,4 +173,4 @@ const fetchResponse = ({ status, headers, body }) => new Response(body.length > 
 const pairs = (headers) => Object.entries(headers).filter(([name]) => name !== 'content-length')
   .flatMap(([name, value]) => [value].flat().map((one) => [name, String(one)]))
 
-module.exports = { express, koa, fetchHandler, keepRawBody, answerNow, SAFE }
+module.exports = { express, koa, fetchHandler, keepRawBody, answerNow, applies }

@@ -23,8 +23,9 @@ function idempotency(options) {
   if (typeof options?.connect !== 'function') throw new TypeError('connect must be a driver: pgDriver(pool) or postgresDriver(sql)')
   if (typeof options.account !== 'function') throw new TypeError('account must be a function: keys of two accounts are two keys')
   if (options.status && !options.lease) throw new TypeError('status needs a lease: in one transaction nothing can be seen of work that goes on')
-  const settings = { compare: 'raw', keepHeaders: [], onEvent() {}, patience: 30_000, bodyLimit: 16 << 20, pollAfter: 2,
-    ...(options.profile ?? ietf), ...options }
+  const settings = { header: 'Idempotency-Key', methods: ['POST', 'PATCH', 'PUT', 'DELETE'], compare: 'json', keepHeaders: [], onEvent() {},
+    patience: 30_000, bodyLimit: 16 << 20, pollAfter: 2, ...(options.profile ?? ietf), ...options }
+  settings.header = settings.header.toLowerCase()
   const running = new Set()
   const self = { options: settings, begin: (request) => begin(settings, request, running), run, status, idle }
 
@@ -84,9 +85,9 @@ async function begin(settings, request, running) {
     }
     settings.onEvent({ type: key === undefined ? 'unkeyed' : attempt.outcome, request })
     const context = { settings, request, call, connection, attempt, refuse: (error) => refuseError(settings, request, error) }
-    if (settings.lease && key !== undefined) {
+    if (settings.lease) {
       const begun = await leased(context, isKept, keptHeaders)
-      return wantsLater(settings, request) ? { ...track(running, begun), accepted: accepted(settings, request, key) } : begun
+      return key !== undefined && wantsLater(settings, request) ? { ...track(running, begun), accepted: accepted(settings, request, key) } : begun
     }
     await connection.query('SAVEPOINT work')
     return inOneTransaction(context)

@@ -5,7 +5,7 @@
 //   required, maxKeyLength, bareKeys
 //   key(request)              { key }, {} where there is none, or { problem: 'missing' | 'invalid' }
 //   scope(request, account)   whose key, and of what
-//   compare                   'raw' or 'json' body together with method, path and query; 'nothing'
+//   compare                   'json' or 'raw' body together with method, path and query; 'nothing'
 //   retention                 how long a key is honoured
 //   keep(response)            true, false, or how long: asked for every status but 401, 408, 409, 425 and 429
 //   refuse(reason, about)     { status, headers, body }
@@ -16,7 +16,7 @@ const isPassing = (reason) => reason === 'in_progress' || reason === 'unavailabl
 const retryAfter = (about) => ({ 'retry-after': String(about.retry_after ?? 1) })
 
 function plainKey(request) {
-  const key = request.headers['idempotency-key']
+  const key = request.headers[this.header]
   if (key === undefined) return this.required ? { problem: 'missing' } : {}
   return key === '' || key.length > this.maxKeyLength ? { problem: 'invalid' } : { key }
 }
@@ -42,10 +42,10 @@ const PROBLEMS = {
 }
 
 const ietf = {
-  name: 'ietf', required: true, bareKeys: true, maxKeyLength: 255, compare: 'raw', retention: '24 hours',
+  name: 'ietf', required: true, bareKeys: true, maxKeyLength: 255, compare: 'json', retention: '24 hours',
   documentation: 'https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header-07',
   key(request) {
-    const header = request.headers['idempotency-key']
+    const header = request.headers[this.header]
     if (header === undefined) return this.required ? { problem: 'missing' } : {}
     const quoted = QUOTED.exec(header)
     const key = quoted ? quoted[1].replace(/\\(.)/g, '$1') : this.bareKeys && BARE.test(header) ? header : ''
@@ -69,7 +69,7 @@ const ietf = {
 // Stripe's API v1: optional, belongs to the account. The first response is kept whether it succeeded or failed, 500 included.
 // 503 is not kept: nothing has run.
 const stripe = {
-  name: 'stripe', required: false, maxKeyLength: 255, compare: 'raw', retention: '24 hours',
+  name: 'stripe', required: false, maxKeyLength: 255, compare: 'json', retention: '24 hours',
   key: plainKey,
   scope: (request, account) => `stripe ${account}`,
   keep: ({ status }) => status !== 503,
@@ -96,7 +96,7 @@ const stripe = {
     const headers = { ...response.headers }
     if (replayed) Object.assign(headers, { 'idempotent-replayed': 'true', 'original-request': headers['request-id'] })
     headers['request-id'] = request.id
-    const key = request.headers['idempotency-key']
+    const key = request.headers[this.header]
     if (key !== undefined) headers['idempotency-key'] = key
     if (reason === 'in_progress' || reason === 'unavailable') headers['stripe-should-retry'] = 'true'
     else if (reason || (kept && response.status >= 400)) headers['stripe-should-retry'] = 'false'
