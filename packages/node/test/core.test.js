@@ -205,8 +205,9 @@ test('retention by outcome', async () => {
 })
 
 test('a pool that has no connection left is 503', async () => {
-  const small = new pg.Pool({ user: 'app', max: 1, connectionTimeoutMillis: 50 })
+  const small = new pg.Pool({ user: 'app', max: 1 })
   const held = await small.connect()
+  small.options.connectionTimeoutMillis = 50
   try {
     const res = await guard({ connect: pgDriver(small) }).run(request(), async () => created())
     assert.equal(res.status, 503)
