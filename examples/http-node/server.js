@@ -2,6 +2,6 @@
 import pg from 'pg'
 import { service } from './service.js'
 
-const pool = new pg.Pool({ max: 10 })
+const pool = new pg.Pool({ max: 10, connectionTimeoutMillis: 5000 })
 pool.on('error', (error) => console.error('idle connection lost:', error.message))
 const server = service(pool).listen(process.env.PORT ?? 8080, () => console.log('listening on', server.address().port))

@@ -20,20 +20,21 @@ export async function transaction(pool, work) {
   }
 }
 
-export function placeOrder(pool, key, order) {
+export function placeOrder(pool, account, key, order) {
+  const scope = `${account} orders`
   return transaction(pool, async (client) => {
     const { rows: [attempt] } = await client.query('SELECT * FROM idempotent_begin($1, $2, request => $3)',
-      ['orders', key, JSON.stringify(order)])
+      [scope, key, JSON.stringify(order)])
     if (attempt.replayed) return attempt.response
 
     const { rows: [{ id }] } = await client.query('INSERT INTO orders (item, quantity) VALUES ($1, $2) RETURNING id',
       [order.item, order.quantity])
     const response = { id }
-    await client.query('SELECT idempotent_finish($1, $2, $3)', ['orders', key, JSON.stringify(response)])
+    await client.query('SELECT idempotent_finish($1, $2, $3)', [scope, key, JSON.stringify(response)])
     return response
   })
 }
 
 // For the test of the commit guard.
-export const beginAndCommit = (pool, key) => transaction(pool, (client) => client.query('SELECT idempotent_begin($1, $2)', ['orders', key]))
-export const beginInAutocommit = (pool, key) => pool.query('SELECT idempotent_begin($1, $2)', ['orders', key])
+export const beginAndCommit = (pool, key) => transaction(pool, (client) => client.query('SELECT idempotent_begin($1, $2)', ['acct_1 orders', key]))
+export const beginInAutocommit = (pool, key) => pool.query('SELECT idempotent_begin($1, $2)', ['acct_1 orders', key])

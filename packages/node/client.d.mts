@@ -35,6 +35,8 @@ export interface ClientOptions {
 }
 
 export interface RequestOptions {
+  /** The operation's own id, where it has had one since it was made. Default: a new UUID. */
+  key?: string
   method?: string
   headers?: Record<string, string>
   body?: string

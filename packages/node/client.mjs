@@ -44,11 +44,11 @@ export function idempotentClient({
   let left = budget
 
   /** Names the operation and stores it with its key, or returns what is stored under the name. */
-  function operation(name, url, { method = 'POST', headers = {}, body } = {}) {
+  function operation(name, url, { key = crypto.randomUUID(), method = 'POST', headers = {}, body } = {}) {
     const stored = storage.getItem(prefix + name)
     if (stored) return JSON.parse(stored)
     if (body !== undefined && typeof body !== 'string') throw new TypeError('body must be a string: it is stored and sent again unchanged')
-    const made = { name, key: crypto.randomUUID(), url: String(url), method, headers: { ...headers }, body, madeAt: now() }
+    const made = { name, key, url: String(url), method, headers: { ...headers }, body, madeAt: now() }
     storage.setItem(prefix + name, JSON.stringify(made))
     return made
   }
@@ -60,7 +60,7 @@ export function idempotentClient({
     let cause
     for (;;) {
       if (now() - op.madeAt >= keyLife) throw new OutcomeUnknown(op, cause ?? new Error('the key has expired'))
-      const { response, error } = await attempt(op)
+      const { response, error } = await poll(op, await attempt(op))
       if (response && !isUnsettled(response)) {
         forget(name)
         return response
@@ -81,6 +81,22 @@ export function idempotentClient({
       return { error }
     }
   }
+
+  // 202 with a status resource: ask there until the work is done. Where that fails, the request itself is sent again.
+  async function poll(op, result) {
+    if (!isAccepted(result.response)) return result
+    const url = new URL(result.response.headers.get('location'), result.response.url || op.url).href
+    while (result.response?.status === 202) {
+      const wait = Math.max(1000, retryAfter(result.response))
+      if (now() + wait - op.madeAt >= keyLife) return { error: new Error('the work goes on') }
+      await sleep(wait)
+      result = await attempt({ ...op, url, method: 'GET', body: undefined })
+    }
+    return result.response?.status === 404 ? { error: new Error('the operation is not known') } : result
+  }
+
+  const isAccepted = (response) => response?.status === 202 && response.headers.has('location')
+    && response.headers.get('preference-applied') === 'respond-async'
 
   // The service may say that this very outcome is final. 423 is neither: somebody has to settle it.
   function isUnsettled(response) {

@@ -29,11 +29,11 @@ export interface Begun<Db = any> {
   /** The connection inside the request's transaction; undefined under lease. */
   db: Db
   attempt: Attempt
-  /** Under lease: calls outside under a derived key, once, and records the result; `save` writes in the same transaction. */
+  /** Under lease, one after the other: calls outside under a derived key, once, and records the result; `save` writes in the same transaction. */
   step<T>(name: string, call: (key: string) => Promise<T>, save?: (db: Db, result: T) => Promise<unknown>): Promise<T>
 }
 
-export type Reason = 'missing' | 'invalid' | 'mismatch' | 'in_progress' | 'expired' | 'parked' | 'unavailable' | 'failed'
+export type Reason = 'missing' | 'invalid' | 'mismatch' | 'in_progress' | 'expired' | 'parked' | 'unavailable' | 'failed' | 'unknown' | 'interrupted'
 
 export interface Event {
   type: 'started' | 'recovered' | 'unkeyed' | 'replayed' | 'refused' | 'kept' | 'not_kept' | 'threw' | 'released' | 'parked'
@@ -47,8 +47,11 @@ export interface Profile {
   name?: string
   required: boolean
   maxKeyLength: number
-  compare: 'raw' | 'json' | 'nothing'
+  /** ietf: whether a key without quotes is accepted. */
+  bareKeys?: boolean
+  compare: 'json' | 'raw' | 'nothing'
   retention: string
+  /** ietf: the URL of the service's page about its keys: type and Link of the errors. */
   documentation?: string
   key(request: IdempotentRequest): { key?: string, problem?: 'missing' | 'invalid' }
   scope(request: IdempotentRequest, account: string): string
@@ -66,8 +69,18 @@ export interface Options extends Partial<Profile> {
   account(source: any): string | number | bigint | Promise<string | number | bigint>
   /** Default: ietf. */
   profile?: Profile
+  /** Default: Idempotency-Key. */
+  header?: string
+  /** Default: POST, PATCH, PUT and DELETE. Other requests go by. */
+  methods?: string[]
   /** An interval: work with outside calls, whose claim is committed before the handler runs. */
   lease?: string
+  /** With a lease: the path of the status resources, such as '/operations'. A client that sends Prefer: respond-async gets 202. */
+  status?: string
+  /** 202 also without the preference. */
+  respondAsync?: boolean
+  /** Retry-After of 202, in seconds. Default: 2. */
+  pollAfter?: number
   /** Wait so long for another attempt to end, such as '2s'. Default: answer 409 at once. */
   wait?: string
   /** Further response headers that are kept. Never Set-Cookie. */
@@ -85,6 +98,10 @@ export interface Guard {
   options: Options & Profile
   begin(request: IdempotentRequest): Promise<any>
   run(request: IdempotentRequest, work: (begun: Begun) => Promise<IdempotentResponse>): Promise<IdempotentResponse>
+  /** The response of the status resource; undefined where the request is for another path. */
+  status(request: IdempotentRequest): Promise<IdempotentResponse | undefined>
+  /** Resolves when no work goes on behind a 202: for a process that is about to end. */
+  idle(): Promise<void>
 }
 
 export declare function idempotency(options: Options): Guard

@@ -137,6 +137,15 @@ npm_install() {	# name of an example; the working directory is there afterwards
 		{ printf 'npm could not install the packages of examples/%s\n' "$1"; exit 1; }
 }
 
+# Pack packages/node, in a copy because packing writes into the folder, and install it in the working directory from the
+# packed file, as a user does.
+npm_install_package() {
+	local copy=$BASE/package
+	mkdir "$copy" && tar -C "$TOP/packages/node" --exclude node_modules --exclude test -c . | tar -C "$copy" -x || exit 1
+	(cd "$copy" && npm pack --silent --pack-destination "$BASE" >/dev/null) || exit 1
+	npm install --no-save --offline --no-audit --no-fund --loglevel=error "$BASE"/idempotency-postgres-*.tgz >/dev/null || exit 1
+}
+
 # Run tests of Node's own runner and count each. They share one database, so one file after the other.
 node_tests() {	# files…
 	local status=0 before=$((PASSED + FAILED)) line last='' suite=''

@@ -1,7 +1,6 @@
 // What the tests share: the service on a free port, requests over real HTTP, a network that loses answers.
 import http from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
-import express from 'express'
 import pg from 'pg'
 import { service } from '../service.js'
 
@@ -23,17 +22,13 @@ export async function until(condition, what) {
 
 const listen = (server) => new Promise((resolve) => server.listen(0, '127.0.0.1', () => resolve(server.address().port)))
 
-// The service, with routes of the test's own next to it.
-export async function start(more = () => {}) {
-  const app = express()
-  more(app)
-  app.use(service(pool))
-  const server = http.createServer(app)
+export async function start() {
+  const server = http.createServer(service(pool))
   const port = await listen(server)
   return {
     port,
     stop: () => { server.closeAllConnections(); server.close() },
-    post: (path, body, headers = {}, options = {}) => post(port, path, body, headers, options),
+    post: (path, body, headers = {}) => post(port, path, body, headers),
   }
 }
 
@@ -42,10 +37,10 @@ export async function stopPools() {
   await admin.end()
 }
 
-async function post(port, path, body, headers, options) {
+async function post(port, path, body, headers) {
   const res = await fetch(`http://127.0.0.1:${port}${path}`, {
     method: 'POST', body: JSON.stringify(body),
-    headers: { 'Content-Type': 'application/json', Authorization: 'Bearer sk_test_one', ...headers }, ...options,
+    headers: { 'Content-Type': 'application/json', Authorization: 'Bearer sk_test_one', ...headers },
   })
   const bytes = Buffer.from(await res.arrayBuffer())
   return { status: res.status, headers: res.headers, bytes, json: JSON.parse(bytes.toString() || 'null') }
@@ -65,10 +60,6 @@ export async function whileBlocked(action) {
 
 export const isWaiting = () => until(
   () => value(`SELECT count(*) > 0 FROM pg_locks WHERE relation = 'payments'::regclass AND NOT granted`), 'a handler waits')
-
-export const isIdle = () => until(
-  () => value(`SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'service' AND state <> 'idle'`),
-  'no transaction is open')
 
 // A network between client and service. fates tells what becomes of the first exchanges of each key: 'request lost', or
 // 'answer lost' (the service has acted, the client sees its connection break). Later ones arrive.

@@ -20,6 +20,7 @@ test('a replay has the same status, bytes and headers, and does no work', async 
   assert.equal(first.status, 201)
   assert.match(first.headers.get('location'), /^\/ietf\/payments\/\d+$/)
   assert.equal(second.status, 201)
+  assert.equal(second.headers.get('idempotency-replayed'), 'true')
   assert.deepEqual(second.bytes, first.bytes)
   for (const name of ['location', 'etag', 'content-type', 'content-length']) {
     assert.equal(second.headers.get(name), first.headers.get(name), name)
@@ -45,6 +46,7 @@ test('a missing key is 400, with problem details', async () => {
   assert.equal(status, 400)
   assert.match(headers.get('content-type'), /^application\/problem\+json/)
   assert.equal(json.status, 400)
+  assert.equal(json.code, 'idempotency_missing')
   assert.ok(json.type && json.title && json.detail)
 })
 
@@ -62,7 +64,7 @@ test('another payload under the same key is 422 and does no work', async () => {
   const count = await payments()
   const { status, json } = await pay(headers, { amount: 1001, currency: 'eur' })
   assert.equal(status, 422)
-  assert.equal(json.type, '/problems/idempotency-mismatch')
+  assert.equal(json.code, 'idempotency_mismatch')
   assert.equal(await payments(), count)
 })
 
@@ -82,11 +84,20 @@ test('while the first request is in flight a second is 409 with Retry-After; the
     const second = await pay(headers)
     assert.equal(second.status, 409)
     assert.ok(Number(second.headers.get('retry-after')) >= 1)
-    assert.equal(second.json.type, '/problems/idempotency-in-progress')
+    assert.equal(second.json.code, 'idempotency_in_progress')
   })
   first = await first
   assert.equal(first.status, 201)
   assert.deepEqual((await pay(headers)).bytes, first.bytes)
+})
+
+test('another query under the same key is 422 and does no work', async () => {
+  const headers = quoted(randomUUID())
+  const body = { amount: 1000, currency: 'eur' }
+  assert.equal((await app.post('/ietf/payments?dry_run=1', body, headers)).status, 201)
+  const count = await payments()
+  assert.equal((await pay(headers)).status, 422)
+  assert.equal(await payments(), count)
 })
 
 test('the same key of two accounts is two keys', async () => {

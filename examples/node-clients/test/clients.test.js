@@ -2,6 +2,6 @@
 import pg from 'pg'
 import { contract } from './contract.js'
 
-for (const name of ['pg', 'knex', 'sequelize', 'typeorm', 'drizzle']) {
+for (const name of ['pg', 'postgres', 'knex', 'kysely', 'sequelize', 'typeorm', 'drizzle']) {
   contract(pg, name, await import(`../${name}.js`))
 }

@@ -1,5 +1,5 @@
-// What is asked of every client, directly and through PgBouncer in transaction mode (PGBOUNCER_PORT): start, replay, mismatch, in progress,
-// rollback, commit without finish.
+// What is asked of every client, directly and through PgBouncer in transaction mode (PGBOUNCER_PORT): start, replay, two
+// accounts with one key, mismatch, in progress, rollback, commit without finish.
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { after, before, describe, test } from 'node:test'
@@ -29,16 +29,23 @@ export function contract(pg, name, client) {
 
       test('started and replayed: the work is done once', async () => {
         const [key, order] = make()
-        const first = await client.placeOrder(db, key, order)
+        const first = await client.placeOrder(db, 'acct_1', key, order)
         assert.ok(Number.isInteger(first.id))
-        assert.deepEqual(await client.placeOrder(db, key, order), first)
+        assert.deepEqual(await client.placeOrder(db, 'acct_1', key, order), first)
         assert.equal(await orders(order.item), 1)
+      })
+
+      test('the same key of another account is another key', async () => {
+        const [key, order] = make()
+        const first = await client.placeOrder(db, 'acct_1', key, order)
+        assert.notEqual((await client.placeOrder(db, 'acct_2', key, order)).id, first.id)
+        assert.equal(await orders(order.item), 2)
       })
 
       test('mismatch: IK422', async () => {
         const [key, order] = make()
-        await client.placeOrder(db, key, order)
-        await fails(client.placeOrder(db, key, { ...order, quantity: 2 }), 'IK422')
+        await client.placeOrder(db, 'acct_1', key, order)
+        await fails(client.placeOrder(db, 'acct_1', key, { ...order, quantity: 2 }), 'IK422')
         assert.equal(await orders(order.item), 1)
       })
 
@@ -46,12 +53,12 @@ export function contract(pg, name, client) {
         const [key, order] = make()
         const other = await admin.connect()
         await other.query('BEGIN')
-        await other.query('SELECT idempotent_begin($1, $2, request => $3)', ['orders', key, JSON.stringify(order)])
-        const second = client.placeOrder(db, key, order)
+        await other.query('SELECT idempotent_begin($1, $2, request => $3)', ['acct_1 orders', key, JSON.stringify(order)])
+        const second = client.placeOrder(db, 'acct_1', key, order)
         for (let i = 0; i < 3000 && !await value(`SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted`); i++) {
           await sleep(10)
         }
-        await other.query('SELECT idempotent_finish($1, $2, $3)', ['orders', key, '{"id": 4711}'])
+        await other.query('SELECT idempotent_finish($1, $2, $3)', ['acct_1 orders', key, '{"id": 4711}'])
         await other.query('COMMIT')
         other.release()
         assert.deepEqual(await second, { id: 4711 })
@@ -60,15 +67,15 @@ export function contract(pg, name, client) {
 
       test('in progress under a lease: IK409', async () => {
         const [key, order] = make()
-        await admin.query(`SELECT idempotent_begin('orders', $1, request => $2, lease => '1 minute')`, [key, JSON.stringify(order)])
-        await fails(client.placeOrder(db, key, order), 'IK409')
+        await admin.query(`SELECT idempotent_begin('acct_1 orders', $1, request => $2, lease => '1 minute')`, [key, JSON.stringify(order)])
+        await fails(client.placeOrder(db, 'acct_1', key, order), 'IK409')
       })
 
       test('rollback: the key is free, the work undone', async () => {
         const [key, order] = make(-1)
-        await fails(client.placeOrder(db, key, order), '23514')
+        await fails(client.placeOrder(db, 'acct_1', key, order), '23514')
         assert.equal(await orders(order.item), 0)
-        assert.ok((await client.placeOrder(db, key, { ...order, quantity: 1 })).id)
+        assert.ok((await client.placeOrder(db, 'acct_1', key, { ...order, quantity: 1 })).id)
       })
 
       test('commit without finish: IK500', async () => {

@@ -1,19 +1,26 @@
 'use strict'
 const { keepRawBody, rawBody, bytesOf } = require('./body.js')
+const { detach } = require('./later.js')
 
-const SAFE = ['GET', 'HEAD', 'OPTIONS']
+const applies = (guard, method) => guard.options.methods.includes(method)
 
 /** Middleware for Express 4 and 5, NestJS on Express, and whatever else calls (req, res, next). The handler finds req.db. */
 function express(guard) {
-  return (req, res, next) => SAFE.includes(req.method) ? next() : protect(guard, req, res, next).catch(next)
+  return (req, res, next) => {
+    if (applies(guard, req.method)) return protect(guard, req, res, next).catch(next)
+    if (!guard.options.status) return next()
+    guard.status(asked(req)).then((response) => response ? send(res, response) : next()).catch(next)
+  }
 }
+
+const asked = (req, body) => ({ method: req.method, url: req.originalUrl ?? req.url, headers: req.headers, body, source: req })
 
 async function protect(guard, req, res, next) {
   const body = await rawBody(req, guard.options.bodyLimit)
   parseUnlessParsed(req, body)
-  const request = { method: req.method, url: req.originalUrl ?? req.url, headers: req.headers, body, source: req }
-  const begun = await guard.begin(request)
+  const begun = await guard.begin(asked(req, body))
   if (begun.response) return send(res, begun.response)
+  if (begun.accepted) answerNow(res, begun.accepted)
   hold(res, begun, guard.options.patience, next)
   req.db = begun.db
   req.idempotent = begun
@@ -41,6 +48,12 @@ function send(res, { status, headers, body }) {
   res.end(body)
 }
 
+// The client gets 202, and what the handler sends later is only recorded.
+function answerNow(res, response) {
+  send(res, response)
+  detach(res)
+}
+
 // Hold back what the handler sends until it can be settled in one piece. When the client goes away the handler may go on,
 // because its work is of use to the retry; a handler that never ends is given up after `patience` milliseconds.
 function hold(res, begun, patience, next) {
@@ -52,7 +65,8 @@ function hold(res, begun, patience, next) {
   }
   const finish = async () => {
     Object.assign(res, { write, end, writeHead, flushHeaders })
-    send(res, await begun.settle({ status: res.statusCode, headers: { ...res.getHeaders() }, body: Buffer.concat(chunks) }))
+    const response = await begun.settle({ status: res.statusCode, headers: { ...res.getHeaders() }, body: Buffer.concat(chunks) })
+    if (!begun.accepted) send(res, response)
   }
 
   res.writeHead = (status, ...rest) => {
@@ -87,6 +101,7 @@ function hold(res, begun, patience, next) {
       begun.abandon(new Error('the client is gone and the handler did not end'))
     }, patience).unref()
   }
+  if (begun.accepted) return                               // nobody waits
   if (res.destroyed) leave()                               // the client went while the key was being begun
   else res.once('close', leave)
 }
@@ -97,7 +112,10 @@ const chunked = (list) => list.every(Array.isArray) ? list
 /** Middleware for Koa. The handler finds ctx.state.db. */
 function koa(guard) {
   return async (ctx, next) => {
-    if (SAFE.includes(ctx.method)) return next()
+    if (!applies(guard, ctx.method)) {
+      const response = await guard.status({ method: ctx.method, url: ctx.originalUrl, headers: ctx.headers, source: ctx })
+      return response ? sendByKoa(ctx, response) : next()
+    }
     ctx.req.rawBody ??= ctx.request.rawBody
     const body = await rawBody(ctx.req, guard.options.bodyLimit)
     const request = { method: ctx.method, url: ctx.originalUrl, headers: ctx.headers, body, source: ctx }
@@ -105,15 +123,24 @@ function koa(guard) {
     const response = await guard.run(request, async (begun) => {
       ctx.state.db = begun.db
       ctx.state.idempotent = begun
+      if (begun.accepted) {
+        ctx.respond = false
+        answerNow(ctx.res, begun.accepted)
+        ctx.res.statusCode = 404                           // Koa's default
+      }
       await next()
       const sent = await bytesOf(ctx.body)
       return { status: ctx.status, headers: { ...ctx.response.headers }, body: sent }
     })
-    for (const name of Object.keys(ctx.response.headers)) ctx.remove(name)
-    ctx.body = response.body.length > 0 ? response.body : null
-    ctx.status = response.status
-    for (const [name, value] of Object.entries(response.headers)) if (name !== 'content-length') ctx.set(name, value)
+    if (ctx.respond !== false) sendByKoa(ctx, response)
   }
+}
+
+function sendByKoa(ctx, { status, headers, body }) {
+  for (const name of Object.keys(ctx.response.headers)) ctx.remove(name)
+  ctx.body = body.length > 0 ? body : null
+  ctx.status = status
+  for (const [name, value] of Object.entries(headers)) if (name !== 'content-length') ctx.set(name, value)
 }
 
 /**
@@ -122,23 +149,28 @@ function koa(guard) {
  */
 function fetchHandler(guard, handler) {
   return async (incoming, ...rest) => {
-    const body = Buffer.from(await incoming.arrayBuffer())
     const { pathname, search } = new URL(incoming.url)
-    const headers = Object.fromEntries(incoming.headers)
-    const request = { method: incoming.method, url: pathname + search, headers, body, source: incoming }
+    const request = { method: incoming.method, url: pathname + search, headers: Object.fromEntries(incoming.headers), source: incoming }
+    if (!applies(guard, incoming.method)) {
+      const status = await guard.status(request)
+      return status ? fetchResponse(status) : handler(incoming, {}, ...rest)
+    }
+    request.body = Buffer.from(await incoming.arrayBuffer())
     const copy = new Request(incoming.url, { method: incoming.method, headers: incoming.headers,
-      body: body.length > 0 ? body : undefined, signal: incoming.signal })
+      body: request.body.length > 0 ? request.body : undefined, signal: incoming.signal })
     const response = await guard.run(request, async (begun) => {
       const answer = await handler(copy, begun, ...rest)
       const cookies = answer.headers.getSetCookie?.() ?? []
       return { status: answer.status, body: Buffer.from(await answer.arrayBuffer()),
         headers: { ...Object.fromEntries(answer.headers), ...(cookies.length > 0 ? { 'set-cookie': cookies } : {}) } }
     })
-    return new Response(response.body.length > 0 ? response.body : null, { status: response.status, headers: pairs(response.headers) })
+    return fetchResponse(response)
   }
 }
+
+const fetchResponse = ({ status, headers, body }) => new Response(body.length > 0 ? body : null, { status, headers: pairs(headers) })
 
 const pairs = (headers) => Object.entries(headers).filter(([name]) => name !== 'content-length')
   .flatMap(([name, value]) => [value].flat().map((one) => [name, String(one)]))
 
-module.exports = { express, koa, fetchHandler, keepRawBody, SAFE }
+module.exports = { express, koa, fetchHandler, keepRawBody, answerNow, applies }

@@ -6,10 +6,11 @@ const { isPassing, reasonOf } = require('./errors.js')
 const { fingerprint } = require('./fingerprint.js')
 const { ietf } = require('./profiles.js')
 const { leased, UnknownOutcome } = require('./lease.js')
+const { accepted, statusOf, wantsLater } = require('./later.js')
 
 // Headers that belong to the response and not to the moment at which it was sent. Never Set-Cookie or Date.
 const KEPT_HEADERS = ['content-type', 'content-language', 'content-location', 'content-encoding', 'content-disposition',
-  'cache-control', 'vary', 'etag', 'last-modified', 'link', 'location']
+  'cache-control', 'vary', 'etag', 'last-modified', 'link', 'location', 'retry-after']
 
 // These say "not now" or "not you": a retry must be able to fare better.
 const NEVER_KEPT = [401, 408, 409, 425, 429]
@@ -21,26 +22,53 @@ const NEVER_KEPT = [401, 408, 409, 425, 429]
 function idempotency(options) {
   if (typeof options?.connect !== 'function') throw new TypeError('connect must be a driver: pgDriver(pool) or postgresDriver(sql)')
   if (typeof options.account !== 'function') throw new TypeError('account must be a function: keys of two accounts are two keys')
-  const settings = { compare: 'raw', keepHeaders: [], onEvent() {}, patience: 30_000, bodyLimit: 16 << 20, ...(options.profile ?? ietf), ...options }
-  const self = { options: settings, begin: (request) => begin(settings, request), run }
+  if (options.status && !options.lease) throw new TypeError('status needs a lease: in one transaction nothing can be seen of work that goes on')
+  const settings = { header: 'Idempotency-Key', methods: ['POST', 'PATCH', 'PUT', 'DELETE'], compare: 'json', keepHeaders: [], onEvent() {},
+    patience: 30_000, bodyLimit: 16 << 20, pollAfter: 2, ...(options.profile ?? ietf), ...options }
+  settings.header = settings.header.toLowerCase()
+  const running = new Set()
+  const self = { options: settings, begin: (request) => begin(settings, request, running), run, status, idle }
 
   async function run(request, work) {
     const begun = await self.begin(request)
     if (begun.response) return begun.response
-    let response
+    const done = perform(begun, work)
+    if (!begun.accepted) return done
+    done.catch(() => {})                                   // onEvent has been told
+    return begun.accepted
+  }
+
+  // The response of the status resource that a 202 named; undefined for any other request.
+  async function status(request) {
+    request.id = newId()
     try {
-      response = await work(begun)
+      return await statusOf({ settings, request, answered, refusal, accountOf })
     } catch (error) {
-      return begun.fail(error)
+      return refuseError(settings, request, error)
     }
-    return begun.settle(response)
+  }
+
+  async function idle() {
+    while (running.size > 0) await Promise.all(running)
   }
   return self
 }
 
+async function perform(begun, work) {
+  let response
+  try {
+    response = await work(begun)
+  } catch (error) {
+    return begun.fail(error)
+  }
+  return begun.settle(response)
+}
+
+const newId = () => `req_${randomUUID().replaceAll('-', '')}`
+
 // Returns { response } where the request is answered already, and else what the handler works with.
-async function begin(settings, request) {
-  request.id = `req_${randomUUID().replaceAll('-', '')}`
+async function begin(settings, request, running) {
+  request.id = newId()
   const { key, problem } = settings.key(request)
   if (problem) return { response: refusal(settings, request, problem) }
   let connection
@@ -52,11 +80,15 @@ async function begin(settings, request) {
     if (attempt.outcome !== 'started' && attempt.outcome !== 'recovered') {
       await connection.query('ROLLBACK')
       connection.release()
+      if (attempt.outcome === 'in_progress' && wantsLater(settings, request)) return { response: accepted(settings, request, key) }
       return { response: answered(settings, request, attempt) }
     }
     settings.onEvent({ type: key === undefined ? 'unkeyed' : attempt.outcome, request })
     const context = { settings, request, call, connection, attempt, refuse: (error) => refuseError(settings, request, error) }
-    if (settings.lease && key !== undefined) return await leased(context, isKept, keptHeaders)
+    if (settings.lease) {
+      const begun = await leased(context, isKept, keptHeaders)
+      return key !== undefined && wantsLater(settings, request) ? { ...track(running, begun), accepted: accepted(settings, request, key) } : begun
+    }
     await connection.query('SAVEPOINT work')
     return inOneTransaction(context)
   } catch (error) {
@@ -65,11 +97,32 @@ async function begin(settings, request) {
   }
 }
 
-async function describe(settings, request, key) {
-  if (key === undefined) return {}
+// Work that goes on behind a 202 is in `running` until it has ended.
+function track(running, begun) {
+  let end
+  const ended = new Promise((resolve) => { end = resolve })
+  running.add(ended)
+  const tracked = (work) => async (...args) => {
+    try {
+      return await work(...args)
+    } finally {
+      running.delete(ended)
+      end()
+    }
+  }
+  return { ...begun, settle: tracked(begun.settle), fail: tracked(begun.fail), abandon: tracked(begun.abandon) }
+}
+
+async function accountOf(settings, request) {
   const account = await settings.account(request.source)
   if (account === undefined || account === null || account === '') throw new Error('account() returned nothing: keys would be shared among accounts')
-  return { scope: settings.scope(request, encodeURIComponent(account)), key, fingerprint: settings.compare === 'nothing' ? null : fingerprint(request, settings.compare) }
+  return encodeURIComponent(account)
+}
+
+async function describe(settings, request, key) {
+  if (key === undefined) return {}
+  return { scope: settings.scope(request, await accountOf(settings, request)), key,
+    fingerprint: settings.compare === 'nothing' ? null : fingerprint(request, settings.compare) }
 }
 
 async function beginAttempt(settings, connection, { scope, key, fingerprint }) {
@@ -100,6 +153,7 @@ function inOneTransaction({ settings, request, call, connection, attempt, refuse
       const kept = call.key !== undefined && isKept(settings, response)
       if (failed) await connection.query('ROLLBACK TO work')
       if (kept) await finish(settings, request, connection, call, response, kept)
+      else if (!failed && call.key !== undefined) await connection.query('SELECT idempotent_release($1, $2)', [call.scope, call.key])
       await connection.query(failed && !kept ? 'ROLLBACK' : 'COMMIT')
       connection.release()
       settings.onEvent({ type: kept ? 'kept' : 'not_kept', request, status: response.status })

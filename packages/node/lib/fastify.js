@@ -1,23 +1,24 @@
 'use strict'
 const { Readable } = require('node:stream')
 const { bytesOf, readAll } = require('./body.js')
-const { SAFE } = require('./adapters.js')
+const { applies, answerNow } = require('./adapters.js')
 
 /** A plugin for Fastify 5. It protects the routes of the context in which it is registered; they find request.db. */
 function fastify(guard) {
   async function plugin(app) {
     for (const name of ['db', 'rawBody', 'idempotent']) if (!app.hasRequestDecorator(name)) app.decorateRequest(name, null)
-    app.addHook('preParsing', keepBytes)
+    app.addHook('preParsing', (request, reply, payload) => keepBytes(guard, request, payload))
     app.addHook('preHandler', (request, reply) => beginAttempt(guard, request, reply))
     app.addHook('onError', async (request, reply, error) => request.idempotent?.note(error))
     app.addHook('onSend', settle)
+    if (guard.options.status) app.get(`${guard.options.status}/:operation`, (request, reply) => look(guard, request, reply))
   }
   plugin[Symbol.for('skip-override')] = true
   return plugin
 }
 
-async function keepBytes(request, reply, payload) {
-  if (SAFE.includes(request.method)) return payload
+async function keepBytes(guard, request, payload) {
+  if (!applies(guard, request.method)) return payload
   request.rawBody = await readAll(payload, request.routeOptions.bodyLimit)
   const again = Readable.from([request.rawBody], { objectMode: false })
   again.receivedEncodedLength = request.rawBody.length
@@ -25,7 +26,7 @@ async function keepBytes(request, reply, payload) {
 }
 
 async function beginAttempt(guard, request, reply) {
-  if (SAFE.includes(request.method)) return
+  if (!applies(guard, request.method)) return
   const begun = await guard.begin({ method: request.method, url: request.originalUrl, headers: request.headers,
     body: request.rawBody ?? Buffer.alloc(0), source: request })
   if (begun.response) {
@@ -34,6 +35,12 @@ async function beginAttempt(guard, request, reply) {
   }
   request.idempotent = begun
   request.db = begun.db
+  if (begun.accepted) answerNow(reply.raw, begun.accepted)
+}
+
+async function look(guard, request, reply) {
+  const { status, headers, body } = await guard.status({ method: request.method, url: request.originalUrl, headers: request.headers, source: request })
+  return reply.code(status).headers(headers).send(body)
 }
 
 async function settle(request, reply, payload) {

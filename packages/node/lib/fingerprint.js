@@ -34,9 +34,18 @@ function canonicalJson(text) {
   return value()
 }
 
-// A body that is no JSON of valid UTF-8 is compared byte by byte.
-function comparable(body, how) {
-  if (how !== 'json') return body
+// Larger JSON is compared by its bytes: to put it into order would hold up other requests.
+const JSON_LIMIT = 1 << 20
+
+const isForm = (headers) => /^application\/x-www-form-urlencoded\b/i.test(headers['content-type'] ?? '')
+
+// The order of a form's fields does not matter, but that of two with the same name does.
+const canonicalForm = (body) => JSON.stringify([...new URLSearchParams(body.toString('latin1'))].sort(([a], [b]) => a < b ? -1 : a > b ? 1 : 0))
+
+// A body that is neither a form nor JSON of valid UTF-8 is compared byte by byte.
+function comparable({ body, headers }, how) {
+  if (how !== 'json' || body.length > JSON_LIMIT) return body
+  if (isForm(headers)) return Buffer.from(canonicalForm(body))
   try {
     return Buffer.from(canonicalJson(new TextDecoder('utf-8', { fatal: true }).decode(body)))
   } catch {
@@ -46,7 +55,7 @@ function comparable(body, how) {
 
 function fingerprint(request, how) {
   const hash = createHash('sha256')
-  const parts = [how, request.method, request.url, comparable(request.body, how)]
+  const parts = [how, request.method, request.url, comparable(request, how)]
   for (const part of parts) hash.update(`${Buffer.byteLength(part)} `).update(part)
   return hash.digest()
 }

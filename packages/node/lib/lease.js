@@ -1,6 +1,7 @@
 'use strict'
 // Work with outside calls. The claim is committed before the handler runs. Each named step calls outside under a derived
 // key and is recorded when it returns, so the attempt after a crash goes on behind the last recorded step.
+const { randomBytes } = require('node:crypto')
 const { reasonOf, isPassing } = require('./errors.js')
 
 /** Thrown in a step: the other service may or may not have acted, and asking again under the same key would not be safe. */
@@ -11,6 +12,8 @@ async function leased(context, isKept, keptHeaders) {
   await connection.query('COMMIT')
   connection.release()
   const steps = { ...attempt.state }
+  // Where a profile lets a request run without a key, its steps are called once, under keys of their own, and not recorded.
+  const keyed = key !== undefined
 
   // An error handler of the framework may turn the error of a step into a response: settle has to know of it.
   let failure
@@ -21,15 +24,17 @@ async function leased(context, isKept, keptHeaders) {
 
   async function runStep(name, call, save = async () => {}) {
     if (Object.hasOwn(steps, name)) return steps[name]
-    const [{ derived }] = await inTransaction((db) => db.query('SELECT idempotent_derive($1, $2, $3) AS derived', [scope, key, name]))
-    const result = await call(derived) ?? null
+    const result = await call(keyed ? await derive(name) : randomBytes(32).toString('hex')) ?? null
     await inTransaction(async (db) => {
       await save(db.handle, result)
-      await db.query('SELECT idempotent_checkpoint($1, $2, $3, $4, $5::text::jsonb)',
+      if (keyed) await db.query('SELECT idempotent_checkpoint($1, $2, $3, $4, $5::text::jsonb)',
         [scope, key, attempt.attempt, name, JSON.stringify({ ...steps, [name]: result })])
     })
     return steps[name] = result
   }
+
+  const derive = async (name) => (await inTransaction((db) => db.query('SELECT idempotent_derive($1, $2, $3) AS derived',
+    [scope, key, name])))[0].derived
 
   async function inTransaction(work) {
     const db = await settings.connect()
@@ -54,9 +59,10 @@ async function leased(context, isKept, keptHeaders) {
   // The response and the effects of `save` commit together with the key.
   async function settle(response, save = async () => {}) {
     if (failure && response.status >= 500) return giveUp(failure, response)
-    const kept = isKept(settings, response)
+    const kept = keyed && isKept(settings, response)
     try {
-      if (!kept) await release(`status ${response.status}`)
+      if (!keyed) await inTransaction((db) => save(db.handle))
+      else if (!kept) await release(`status ${response.status}`)
       else await inTransaction(async (db) => {
         await save(db.handle)
         await db.query(`SELECT idempotent_finish($1, $2, status => $3, headers => $4::text::jsonb, body => $5::bytea,
@@ -79,7 +85,7 @@ async function leased(context, isKept, keptHeaders) {
   // If the claim can be neither released nor parked, its lease ends by itself.
   async function giveUp(error, response) {
     const unknown = error instanceof UnknownOutcome
-    await (unknown ? park(error) : release(error)).catch(() => {})
+    if (keyed) await (unknown ? park(error) : release(error)).catch(() => {})
     settings.onEvent({ type: unknown ? 'parked' : 'released', request, error })
     if (unknown) return refuse({ code: 'IK423' })
     if (isPassing(error) || reasonOf(error) !== 'failed') return refuse(error)

@@ -12,7 +12,7 @@ import { Hono } from 'hono'
 import Koa from 'koa'
 import pg from 'pg'
 import postgres from 'postgres'
-import { express, fastify, fetchHandler, idempotency, keepRawBody, koa, pgDriver, postgresDriver } from 'idempotency-postgres'
+import { express, fastify, fetchHandler, idempotency, keepRawBody, koa, pgDriver, postgresDriver, UnknownOutcome } from 'idempotency-postgres'
 
 export const pool = new pg.Pool({ user: 'app', max: 8, application_name: 'service', connectionTimeoutMillis: 5000 })
 pool.on('error', () => {})
@@ -139,6 +139,83 @@ const nestApp = async (options) => {
 
 export const frameworks = { 'Express 5': expressApp(express5), 'Express 4': expressApp(express4), 'Fastify 5': fastifyApp, 'Koa': koaApp,
   'Hono and postgres.js': honoApp, 'NestJS 11': nestApp }
+
+// Orders under lease, for a client that polls. The test opens the gate in front of the second step.
+export const work = {
+  start(how = {}) {
+    let open, begin
+    Object.assign(work, { how, runs: 0, gate: new Promise((resolve) => { open = resolve }), begun: new Promise((resolve) => { begin = resolve }),
+      begin: () => begin() })
+    return open
+  },
+}
+
+async function order(step) {
+  await step('charge', async () => ++work.runs)
+  work.begin()
+  await step('ship', async () => {
+    await work.gate
+    if (work.how.fails) throw new Error('expected by the test')
+    if (work.how.unknown) throw new UnknownOutcome('no reply')
+    return 'shipped'
+  })
+  return work.how.declines ? { status: 402, headers: {}, body: 'declined' }
+    : { status: 201, headers: { 'content-type': 'application/json', location: '/orders/7' }, body: '{"order":7}' }
+}
+
+const expressOrders = (make) => (used) => {
+  const app = make()
+  const handler = async (req, res, next) => {
+    try {
+      const { status, headers, body } = await order(req.idempotent.step)
+      res.status(status).set(headers).send(body)
+    } catch (error) {
+      next(error)
+    }
+  }
+  app.post('/orders', make.json({ verify: keepRawBody }), express(used), handler)
+  app.get('/operations/:name', express(used))
+  app.use((error, req, res, next) => { res.status(500).json({ error: 'internal' }) })
+  return app
+}
+
+const fastifyOrders = async (used) => {
+  const app = Fastify()
+  await app.register(fastify(used))
+  app.post('/orders', async (request, reply) => {
+    const { status, headers, body } = await order(request.idempotent.step)
+    return reply.code(status).headers(headers).send(body)
+  })
+  await app.ready()
+  return app.routing
+}
+
+const koaOrders = (used) => {
+  const app = new Koa()
+  app.silent = true
+  app.use(koa(used))
+  app.use(async (ctx) => {
+    const { status, headers, body } = await order(ctx.state.idempotent.step)
+    ctx.body = body
+    ctx.status = status
+    ctx.set(headers)
+  })
+  return app.callback()
+}
+
+const honoOrders = (used) => {
+  const app = new Hono()
+  const handler = fetchHandler(used, async (request, { step }) => {
+    const { status, headers, body } = await order(step)
+    return new Response(body, { status, headers })
+  })
+  app.post('/orders', (c) => handler(c.req.raw))
+  app.get('/operations/:name', (c) => handler(c.req.raw))
+  return getRequestListener(app.fetch, { overrideGlobalObjects: false })
+}
+
+export const orders = { 'Express 5': expressOrders(express5), 'Express 4': expressOrders(express4), 'Fastify 5': fastifyOrders, 'Koa': koaOrders,
+  'Hono': honoOrders }
 
 export async function serve(make, options) {
   const server = createServer(await make(options))

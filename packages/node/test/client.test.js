@@ -28,6 +28,12 @@ test('lost replies are asked for again under the same key, after 1, 2, 4 and 8 m
   assert.deepEqual(client.pending(), [])
 })
 
+test('an operation that has an id sends that as its key', async () => {
+  const { client, keys } = world(['lost', 201])
+  await client.send('order 7', '/pay', { key: '8e03978e' })
+  assert.deepEqual(keys, ['"8e03978e"', '"8e03978e"'])
+})
+
 test('an outcome of the service is final', async () => {
   for (const status of [201, 402, 422]) assert.equal((await world([status]).client.send('a', '/pay')).status, status)
   assert.equal((await world([[500, { 'stripe-should-retry': 'false' }]]).client.send('a', '/pay')).status, 500)
@@ -59,6 +65,33 @@ test('nothing is sent once the key may have expired', async () => {
   pass(100_000)
   await assert.rejects(client.send('a', '/pay'), OutcomeUnknown)
   assert.equal(keys.length, sent)
+})
+
+const accepted = [202, { location: '/operations/7', 'preference-applied': 'respond-async', 'retry-after': '3' }]
+
+test('after 202 the status resource is polled, as often as it says', async () => {
+  const { client, slept } = world([accepted, [202, { 'retry-after': '5' }], 201])
+  assert.equal((await client.send('a', 'http://service/pay')).status, 201)
+  assert.deepEqual(slept, [3000, 5000])
+})
+
+test('202 without a status resource is final', async () => {
+  assert.equal((await world([202]).client.send('a', 'http://service/pay')).status, 202)
+})
+
+test('where the poll is lost, or finds nothing or interrupted work, the request is sent again', async () => {
+  for (const reply of ['lost', 404, 409]) {
+    const { client, keys } = world([accepted, reply, 201])
+    assert.equal((await client.send('a', 'http://service/pay')).status, 201)
+    assert.equal(keys.length, 3)
+    assert.equal(new Set(keys).size, 1)
+  }
+})
+
+test('no poll once the key may have expired', async () => {
+  const { client } = world([accepted, ...Array(9).fill([202, { 'retry-after': '5' }])], { keyLife: 20_000, retries: () => [] })
+  await assert.rejects(client.send('a', 'http://service/pay'), OutcomeUnknown)
+  assert.equal(client.pending().length, 1)
 })
 
 test('423 is left for the batch at once', async () => {

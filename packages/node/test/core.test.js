@@ -129,8 +129,32 @@ test('a body that was parsed without its bytes is an error', async () => {
   }
 })
 
-test('compare json: order and white space do not matter, values do', async () => {
-  const json = guard({ compare: 'json' })
+test('compare raw: bytes', async () => {
+  const raw = guard({ compare: 'raw' })
+  const key = randomUUID()
+  for (const [body, status] of [['{"a":1}', 201], ['{"a": 1}', 422], ['{"a":1}', 201]]) {
+    assert.equal((await raw.run(request(key, body), async () => created())).status, status)
+  }
+})
+
+test('compare json: beyond 1 MiB a body is compared by its bytes', async () => {
+  const key = randomUUID()
+  const long = 'x'.repeat(1 << 20)
+  for (const [body, status] of [[`{"a":1,"b":"${long}"}`, 201], [`{"b":"${long}","a":1}`, 422], [`{"a":1,"b":"${long}"}`, 201]]) {
+    assert.equal((await guard().run(request(key, body), async () => created())).status, status)
+  }
+})
+
+test('compare json: the order of a form does not matter, its fields do', async () => {
+  const key = randomUUID()
+  const form = (body) => ({ ...request(key, body), headers: { 'idempotency-key': key, 'content-type': 'application/x-www-form-urlencoded' } })
+  for (const [body, status] of [['a=1&b=%C3%A9&b=2', 201], ['b=%c3%a9&a=1&b=2', 201], ['b=2&b=%C3%A9&a=1', 422], ['a=1&b=2', 422]]) {
+    assert.equal((await guard().run(form(body), async () => created())).status, status, body)
+  }
+})
+
+test('compare json: the default: order and white space do not matter, values do', async () => {
+  const json = guard()
   const key = randomUUID()
   const status = async (body) => (await json.run(request(key, body), async () => created())).status
   assert.equal(await status('{"a":[1,{"x":"\\u0041"}],"b":9007199254740993}'), 201)
@@ -181,8 +205,9 @@ test('retention by outcome', async () => {
 })
 
 test('a pool that has no connection left is 503', async () => {
-  const small = new pg.Pool({ user: 'app', max: 1, connectionTimeoutMillis: 50 })
+  const small = new pg.Pool({ user: 'app', max: 1 })
   const held = await small.connect()
+  small.options.connectionTimeoutMillis = 50
   try {
     const res = await guard({ connect: pgDriver(small) }).run(request(), async () => created())
     assert.equal(res.status, 503)
@@ -216,6 +241,30 @@ test('Stripe API v2: a failure runs again, keys live 30 days', async () => {
   assert.equal(await value(`SELECT expires_at - finished_at >= interval '30 days' FROM idempotency_keys WHERE key = $1`, req.headers['idempotency-key']), true)
 })
 
+test('another header', async () => {
+  const own = guard({ header: 'X-Request-Key' })
+  const headers = { 'x-account': 'acct_1', 'x-request-key': randomUUID() }
+  const send = async () => (await own.run({ ...request(), headers }, async () => created())).headers['idempotency-replayed']
+  assert.deepEqual([await send(), await send()], [undefined, 'true'])
+  assert.equal((await own.run(request(), async () => created())).status, 400)
+})
+
+test('other methods go by', async () => {
+  const app = await serve(() => {
+    const app = express()
+    app.use(adapter(guard({ methods: ['POST'] })))
+    app.all('/pay', (req, res) => res.status(req.db ? 201 : 200).end())
+    return app
+  })
+  try {
+    for (const [method, status] of [['PUT', 200], ['DELETE', 200], ['POST', 201]]) {
+      assert.equal((await app.post('{}', { 'idempotency-key': randomUUID() }, '/pay', method)).status, status)
+    }
+  } finally {
+    app.stop()
+  }
+})
+
 test('events tell what happened', async () => {
   const seen = []
   const watched = guard({ onEvent: ({ type }) => seen.push(type) })
@@ -241,6 +290,21 @@ test('lease: a step that was recorded is not called again, and its key is the sa
   assert.equal(keys[1], keys[2])
   assert.match(keys[0], /^[0-9a-f]{64}$/)
   assert.equal((await work(true)).headers['idempotency-replayed'], 'true')
+})
+
+test('lease: without a key each step is called once, under a key of its own, and what it saves commits', async () => {
+  const leased = guard({ lease: '60s', required: false })
+  const { 'idempotency-key': none, ...headers } = request().headers
+  const was = await value('SELECT count(*)::int FROM payments')
+  const keys = []
+  const res = await leased.run({ ...request(), headers }, async ({ step }) => {
+    await step('charge', async (key) => { keys.push(key) }, (db) => db.query(`INSERT INTO payments (account, amount) VALUES ('a', '1')`))
+    await step('ship', async (key) => { keys.push(key) })
+    return created()
+  })
+  assert.deepEqual([res.status, new Set(keys).size], [201, 2])
+  assert.equal(await value('SELECT count(*)::int FROM payments') - was, 1)
+  await assert.rejects(leased.run({ ...request(), headers }, ({ step }) => step('charge', async () => { throw new RangeError('no') })), RangeError)
 })
 
 test('lease: what a step saves commits with its checkpoint', async () => {

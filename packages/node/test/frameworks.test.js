@@ -77,7 +77,7 @@ for (const [name, make] of Object.entries(frameworks)) {
         assert.equal(res.status, 400)
         assert.equal(JSON.parse(res.text).code, code)
         assert.match(JSON.parse(res.text).type, /^https:/)
-        assert.match(res.headers.get('link'), /rel="help"/)
+        assert.match(res.headers.get('link'), /rel="describedby"/)
         assert.equal(res.headers.get('content-type'), 'application/problem+json')
       }
     })

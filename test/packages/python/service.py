@@ -9,8 +9,8 @@ import signal
 import sys
 import urllib.parse
 
-from idempotency_postgres import (Asyncpg, AsyncPsycopg, AsyncSqlalchemy, Psycopg, Psycopg2, Sqlalchemy, current, ietf, plain,
-                                  stripe, stripe_v2, toss)
+from idempotency_postgres import (Asyncpg, AsyncPsycopg, AsyncSqlalchemy, Psycopg, Psycopg2, Sqlalchemy, UnknownOutcome, current,
+                                  ietf, plain, step, stripe, stripe_v2, toss)
 
 FRAMEWORK, PORT, PROFILE = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 SEEN = set()
@@ -29,6 +29,7 @@ OPTIONS = {"ietf": ietf, "stripe": stripe, "stripe_v2": stripe_v2, "toss": toss,
     account=lambda request: request.header("X-Account"), on_event=on_event)
 if PROFILE == "ietf":
     OPTIONS.documentation = "https://pay.example/keys"
+OPTIONS.lease = os.environ.get("LEASE")
 
 
 def fields(kind, body):
@@ -69,21 +70,82 @@ def waits(given):
     return "SELECT pg_advisory_xact_lock(4711)" if given.get("do") == "wait" else None
 
 
-def sync_payment(account, given):
+def sync_execute(db):
     """For DB-API connections, and for SQLAlchemy's."""
-    db = current().db
     if "sqlalchemy" in FRAMEWORK:
-        def execute(sql, *values):
-            return db.exec_driver_sql(sql, values or None)
-    elif hasattr(db, "execute") and not FRAMEWORK.startswith("django"):
-        def execute(sql, *values):
-            return db.execute(sql, values or None)
-    else:
-        def execute(sql, *values):
-            cursor = db.cursor()
-            cursor.execute(sql, values or None)
-            return cursor
-    number = execute(INSERT.format("%s", "%s"), account, str(given.get("reference", given.get("amount")))).fetchone()[0]
+        return lambda sql, *values: db.exec_driver_sql(sql, values or None)
+    if hasattr(db, "execute") and not FRAMEWORK.startswith("django"):
+        return lambda sql, *values: db.execute(sql, values or None)
+
+    def execute(sql, *values):
+        cursor = db.cursor()
+        cursor.execute(sql, values or None)
+        return cursor
+    return execute
+
+
+def sync_insert(db, account, given):
+    return sync_execute(db)(INSERT.format("%s", "%s"), account, str(given.get("reference", given.get("amount")))).fetchone()[0]
+
+
+async def async_insert(db, account, given):
+    reference = str(given.get("reference", given.get("amount")))
+    if FRAMEWORK.endswith("asyncpg"):
+        return await db.fetchval(INSERT.format("$1", "$2"), account, reference)
+    if "sqlalchemy" in FRAMEWORK:
+        from sqlalchemy import text
+        return (await db.execute(text(INSERT.format(":a", ":b")), {"a": account, "b": reference})).scalar_one()
+    return (await (await db.execute(INSERT.format("%s", "%s"), [account, reference])).fetchone())[0]
+
+
+# Under lease: a charge and a shipment at other services, which note each call.
+
+def outside(name, given):
+    import psycopg
+
+    def call(derived):
+        with psycopg.connect("", autocommit=True) as db:
+            db.execute("INSERT INTO calls VALUES (%s, %s, %s)", [current().key.strip('"'), name, derived])
+        what = given.get("do")
+        if name == "ship" and what in ("step fails once", "step is killed once") and once(current().key):
+            if what.endswith("killed once"):
+                die()
+            raise RuntimeError("the carrier is down")
+        if name == "ship" and what == "step is unknown":
+            raise UnknownOutcome("no reply")
+        return {"done": name}
+    return call
+
+
+def once(key):
+    """Over restarts of the process, too."""
+    import psycopg
+    with psycopg.connect("", autocommit=True) as db:
+        return db.execute("SELECT count(*) = 1 FROM calls WHERE key = %s AND step = 'ship'", [key.strip('"')]).fetchone()[0]
+
+
+def ordered(given, charge, ship):
+    if given.get("do") == "402":
+        return 402, {}, b"{}"
+    return 201, {}, json.dumps([charge, ship]).encode()
+
+
+def sync_order(account, given):
+    charge = step("charge", outside("charge", given), lambda db, result: sync_insert(db, account, given))
+    return ordered(given, charge, step("ship", outside("ship", given)))
+
+
+async def async_order(account, given):
+    charge = await step("charge", outside("charge", given), lambda db, result: async_insert(db, account, given))
+    return ordered(given, charge, await step("ship", outside("ship", given)))
+
+
+def sync_payment(account, given):
+    if OPTIONS.lease:
+        return sync_order(account, given)
+    db = current().db
+    execute = sync_execute(db)
+    number = sync_insert(db, account, given)
     if given.get("do") == "timeout":
         for sql in SLEEP:
             execute(sql)
@@ -93,22 +155,16 @@ def sync_payment(account, given):
 
 
 async def async_payment(account, given):
+    if OPTIONS.lease:
+        return await async_order(account, given)
     db = current().db
-    reference = str(given.get("reference", given.get("amount")))
-    if FRAMEWORK.endswith("asyncpg"):
-        async def execute(sql):
-            await db.execute(sql)
-        number = await db.fetchval(INSERT.format("$1", "$2"), account, reference)
-    elif "sqlalchemy" in FRAMEWORK:
-        from sqlalchemy import text
+    number = await async_insert(db, account, given)
 
-        async def execute(sql):
-            await db.execute(text(sql))
-        number = (await db.execute(text(INSERT.format(":a", ":b")), {"a": account, "b": reference})).scalar_one()
-    else:
-        async def execute(sql):
-            await db.execute(sql)
-        number = (await (await db.execute(INSERT.format("%s", "%s"), [account, reference])).fetchone())[0]
+    async def execute(sql):
+        if "sqlalchemy" in FRAMEWORK:
+            from sqlalchemy import text
+            sql = text(sql)
+        await db.execute(sql)
     if given.get("do") == "timeout":
         for sql in SLEEP:
             await execute(sql)

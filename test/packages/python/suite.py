@@ -93,7 +93,7 @@ def ietf(framework, service):
     again = service.send(f'"{key}"', {"reference": reference})
     check(f"{framework}: first and retry", [first[0], again[0], again[2] == first[2]], [201, 201, True])
     check(f"{framework}: the work ran once, and only the replay says so",
-          [count(reference), first[1].get("idempotent-replayed"), again[1].get("idempotent-replayed")], [1, None, "true"])
+          [count(reference), first[1].get("idempotency-replayed"), again[1].get("idempotency-replayed")], [1, None, "true"])
     check(f"{framework}: cookies are not kept, other headers are",
           [first[1].get("set-cookie"), again[1].get("set-cookie"), again[1].get("content-disposition"), again[1].get("content-type")],
           ["secret=1", None, "inline", first[1].get("content-type")])
@@ -104,7 +104,7 @@ def ietf(framework, service):
         check(f"{framework}: mismatch by {what}", service.send(key, **{"body": {"reference": reference}, **changed})[0], 422)
     refused = service.send(key, {"reference": new()})
     check(f"{framework}: problem details", [refused[1]["content-type"], json.loads(refused[2])["code"], "link" in refused[1]],
-          ["application/problem+json", "mismatch", True])
+          ["application/problem+json", "idempotency_mismatch", True])
     check(f"{framework}: two accounts with one key", [service.send(key, {"reference": reference}, account="two")[0],
                                                       count(reference, "two")], [201, 1])
     check(f"{framework}: nobody's key", service.send(key, {"reference": reference}, account=None)[0], 401)
@@ -163,7 +163,41 @@ def refusals(framework):
         DB.execute("SELECT idempotent_park('ietf one', %s, 1, 'who knows')", [key])
         parked = service.send(key, {"reference": reference})
         check(f"{framework}: parked", [parked[0], json.loads(parked[2])["code"], parked[1].get("retry-after"), count(reference)],
-              [423, "parked", None, 0])
+              [423, "idempotency_parked", None, 0])
+
+
+def calls(key):
+    """How often each step was called, and under how many keys."""
+    rows = DB.execute("SELECT step, count(*), count(DISTINCT derived) FROM calls WHERE key = %s GROUP BY step ORDER BY step", [key])
+    return [list(row) for row in rows]
+
+
+def steps(framework):
+    """Under lease: a step that was recorded is not called again, and its key is the same on every attempt."""
+    new = lambda: str(uuid.uuid4())     # noqa: E731
+    with Running(framework, LEASE="60s") as service:
+        for what, codes, made in [("", [201, 201], [["charge", 1, 1], ["ship", 1, 1]]),
+                                  ("step fails once", [500, 201, 201], [["charge", 1, 1], ["ship", 2, 1]]),
+                                  ("step is unknown", [423, 423], [["charge", 1, 1], ["ship", 1, 1]]),
+                                  ("402", [402, 402], [["charge", 1, 1], ["ship", 1, 1]])]:
+            key, reference = new(), new()
+            said = [service.send(key, {"reference": reference, "do": what}) for _ in codes]
+            check(f"{framework}: lease, {what or 'all goes well'}", [[one[0] for one in said], calls(key), count(reference)], [codes, made, 1])
+            if codes[-1] == 201:
+                check(f"{framework}: lease, {what or 'all goes well'}, the steps' results and the replay",
+                      [json.loads(said[-2][2]), said[-1][1].get("idempotency-replayed")], [[{"done": "charge"}, {"done": "ship"}], "true"])
+    key, reference = new(), new()
+    body = {"reference": reference, "do": "step is killed once"}
+    with Running(framework, LEASE="1s") as service:
+        check(f"{framework}: lease, killed in a step", service.send(key, body)[0], None)
+        service.process.wait()
+    with Running(framework, LEASE="60s") as service:
+        codes = set()
+        while 201 not in codes and len(codes) < 3:
+            codes.add(service.send(key, body)[0])
+            time.sleep(0.05)
+        check(f"{framework}: lease, the attempt after it goes on behind the recorded step",
+              [codes - {409}, calls(key), count(reference)], [{201}, [["charge", 1, 1], ["ship", 2, 1]], 1])
 
 
 def client_gone(framework):
@@ -354,6 +388,7 @@ for framework in FRAMEWORKS:
 for framework in FRAMEWORKS:
     crashes(framework)
     client_gone(framework)
+    steps(framework)
 refusals("flask-psycopg2")
 profiles("starlette-asyncpg")
 profiles("flask-psycopg2")

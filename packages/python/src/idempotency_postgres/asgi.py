@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, Awaitable, Callable, Dict, List, Mapping, MutableMapping, Optional, Tuple
 
 from .context import use
-from .core import Attempt, Context, Options, Request, Response, plain_problem, problem
-from .drivers import Driver, run_async
+from .core import Attempt, Options, Request, Response, plain_problem, problem
+from .drivers import Driver, context, run_async
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -35,7 +35,7 @@ class IdempotencyMiddleware:
             await self.app(scope, receive, send)
             return
         try:
-            body = await _read(receive, self.options.max_request_size)
+            body = await _read(receive, self.options.body_limit)
         except _Gone:
             return
         if body is None:
@@ -55,18 +55,17 @@ class IdempotencyMiddleware:
     async def _work(self, attempt: Attempt, session: Any, scope: Scope, receive: Receive) -> Response:
         """Runs the handler, and ends its transaction on every way out."""
         held = _Held()
-        context = Context(session.db, attempt.key)
+        given = context(attempt, session)
         try:
-            with use(context):
-                await self.app({**scope, "idempotency": context}, receive, held)
+            with use(given):
+                await self.app({**scope, "idempotency": given}, receive, held)
         except BaseException as error:
             response: Response = await run_async(attempt.settle(None, error), session)
             if response is None:
                 raise
             return response
         try:
-            given = held.response()
-            response = await run_async(attempt.settle(given, held.error), session)
+            response = await run_async(attempt.settle(held.response(), held.error), session)
         except BaseException:
             await run_async(attempt._end("rollback"), session)
             raise

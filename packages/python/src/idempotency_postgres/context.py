@@ -27,3 +27,11 @@ def current() -> Context:
 def db() -> Any:
     """The connection inside the request's transaction."""
     return _current.get().db
+
+
+def step(name: str, call: Any, save: Any = None) -> Any:
+    """Under lease: calls outside under a derived key, once. Awaitable where the driver is asynchronous."""
+    given = _current.get()
+    if given.step is None:
+        raise RuntimeError("steps need the option lease")
+    return given.step(name, call, save)

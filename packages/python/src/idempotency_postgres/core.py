@@ -1,12 +1,13 @@
 """What happens to a request with a key, without any input or output.
 
-The two generators of Attempt yield commands for a session of the database and receive the results, so that synchronous
+The generators of Attempt yield commands for a session of the database and receive the results, so that synchronous
 and asynchronous servers run the same code.
 """
 from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import urllib.parse
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Generator, List, Mapping, Optional, Sequence, Tuple, Union
@@ -48,22 +49,29 @@ class Response:
 
 @dataclass
 class Context:
-    """What the handler sees: the connection inside the request's transaction, and the key."""
+    """What the handler sees: the key, and the connection inside the request's transaction; under lease None, and step instead.
+
+    step(name, call, save=None) calls call(derived key) once and records its result; save(db, result) writes in the same
+    transaction. With an asynchronous driver it is awaited, and so are call and save where they are asynchronous.
+    """
     db: Any
     key: Optional[str]
+    step: Any = None
 
 
-Retention = Union[str, Callable[[Response], str]]
+class UnknownOutcome(Exception):
+    """Raised in a step: the other service may or may not have acted, and asking again would not be safe. Parks the key."""
 
-# What may succeed on a retry, or was never the operation's answer, is not kept.
+
+# What may succeed on a retry, or was never the operation's answer, is not kept; keep is not asked.
 NEVER_KEPT = frozenset({401, 408, 409, 425, 429})
 
 KEPT_HEADERS = ("Content-Type", "Content-Encoding", "Content-Language", "Content-Location", "Content-Disposition",
                 "Cache-Control", "ETag", "Last-Modified", "Link", "Location", "Retry-After", "Vary")
 
 
-def keeps_below_500(response: Response) -> bool:
-    return response.status < 500 and response.status not in NEVER_KEPT
+def keep_below_500(response: Response) -> bool:
+    return response.status < 500
 
 
 @dataclass
@@ -77,13 +85,14 @@ class Options:
     max_key_length: int = 255
     parse_key: Callable[[str], Optional[str]] = lambda text: text
     scope: Optional[Callable[[Request, str], str]] = None
-    compare: Union[str, None, Callable[[Request], bytes]] = "json"     # "json", "raw", None, or a function: bytes to compare
-    keeps: Callable[[Response], bool] = keeps_below_500
-    retention: Retention = "24 hours"
-    kept_headers: Sequence[str] = KEPT_HEADERS
-    replay_headers: Mapping[str, str] = field(default_factory=lambda: {"Idempotent-Replayed": "true"})
+    compare: Union[str, Callable[[Request], bytes]] = "json"     # "json", "raw", "nothing", or a function: bytes to compare
+    keep: Callable[[Response], Union[bool, str]] = keep_below_500   # True, False, or an interval: how long
+    retention: str = "24 hours"
+    keep_headers: Sequence[str] = ()        # besides KEPT_HEADERS
+    replay_headers: Mapping[str, str] = field(default_factory=lambda: {"Idempotency-Replayed": "true"})
+    lease: Optional[str] = None             # an interval: work with outside calls, whose claim is committed first
     wait: Optional[float] = None            # seconds to wait for a request at work; None: 409 at once
-    max_request_size: int = 16 * 1024 * 1024
+    body_limit: int = 16 * 1024 * 1024
     documentation: Optional[str] = None     # URL of the service's own page about its keys
     problem: Optional[Callable[["Options", "Problem"], Response]] = None
     decorate: Optional[Callable[["Options", Request, Response, Optional[str], bool], None]] = None
@@ -99,8 +108,8 @@ class Problem:
 
 
 PROBLEMS: Dict[str, Tuple[int, str]] = {
-    "key_missing": (400, "This operation requires an Idempotency-Key"),
-    "key_invalid": (400, "The Idempotency-Key is malformed or too long"),
+    "missing": (400, "This operation requires an Idempotency-Key"),
+    "invalid": (400, "The Idempotency-Key is malformed or too long"),
     "request_invalid": (400, "The request contains characters that cannot be stored"),
     "unauthenticated": (401, "The request does not say whose key this is"),
     "in_progress": (409, "A request with this Idempotency-Key is being processed"),
@@ -108,7 +117,7 @@ PROBLEMS: Dict[str, Tuple[int, str]] = {
     "request_too_large": (413, "The request is too large"),
     "mismatch": (422, "The Idempotency-Key was used with another request"),
     "parked": (423, "The outcome of an earlier attempt is not known; it must be settled first"),
-    "misuse": (500, "The service does not use its keys correctly"),
+    "failed": (500, "The service does not use its keys correctly"),
     "response_too_large": (500, "The response is too large to be kept"),
     "unavailable": (503, "The request could not be completed; retry with the same Idempotency-Key"),
 }
@@ -138,8 +147,8 @@ def sqlstate(error: Optional[BaseException]) -> Optional[str]:
 
 
 _STATES = {
-    "IK400": "key_invalid", "IK409": "in_progress", "55P03": "in_progress", "IK410": "unavailable", "IK412": "expired",
-    "IK413": "response_too_large", "IK422": "mismatch", "IK423": "parked", "IK500": "misuse", "0A000": "misuse",
+    "IK400": "invalid", "IK409": "in_progress", "55P03": "in_progress", "IK410": "unavailable", "IK412": "expired",
+    "IK413": "response_too_large", "IK422": "mismatch", "IK423": "parked", "IK500": "failed", "0A000": "failed",
 }
 _PASSING = ("08", "25", "40", "53", "57", "58")
 _JSON_STATES = frozenset({"22P02", "22P05", "22003", "54001"})
@@ -172,7 +181,7 @@ def problem_of(error: BaseException, beginning: bool = False) -> Problem:
         return problem("request_invalid")
     if state is None or is_passing(error):
         return problem("unavailable")
-    return problem("misuse")
+    return problem("failed")
 
 
 # ---- what is compared ----
@@ -192,7 +201,7 @@ def compared(options: Options, request: Request) -> Tuple[Optional[str], Optiona
 
     A JSON body goes to the database as it is: jsonb has numbers of any size, so two that differ beyond 2^53 stay two.
     """
-    if options.compare is None:
+    if options.compare == "nothing":
         return None, None
     endpoint = json.dumps(_endpoint(request), sort_keys=True)
     if callable(options.compare):
@@ -218,12 +227,19 @@ def _digest(endpoint: str, body: bytes) -> bytes:
 
 # ---- one request ----
 
-_BEGIN = ("SELECT outcome, replayed, status, CAST(headers AS text) AS headers, body, retry_after FROM {}("
-          "CAST(%s AS text), CAST(%s AS text), request => CAST(CAST(%s AS text) AS jsonb), fingerprint => CAST(%s AS bytea),"
-          " retention => CAST(CAST(%s AS text) AS interval))")
+_BEGIN = ("SELECT outcome, replayed, status, CAST(headers AS text) AS headers, body, retry_after, attempt, CAST(state AS text) AS state"
+          " FROM {}(CAST(%s AS text), CAST(%s AS text), request => CAST(CAST(%s AS text) AS jsonb), fingerprint => CAST(%s AS bytea),"
+          " retention => CAST(CAST(%s AS text) AS interval), lease => CAST(CAST(%s AS text) AS interval))")
 _FINISH = ("SELECT idempotent_finish(CAST(%s AS text), CAST(%s AS text), status => CAST(%s AS integer),"
            " headers => CAST(CAST(%s AS text) AS jsonb), body => CAST(%s AS bytea),"
-           " retention => CAST(CAST(%s AS text) AS interval)) AS finished")
+           " retention => CAST(CAST(%s AS text) AS interval), attempt => CAST(%s AS integer)) AS finished")
+_RELEASE = "SELECT idempotent_release(CAST(%s AS text), CAST(%s AS text)) AS released"
+_DERIVE = "SELECT idempotent_derive(CAST(%s AS text), CAST(%s AS text), CAST(%s AS text)) AS derived"
+_CHECKPOINT = ("SELECT idempotent_checkpoint(CAST(%s AS text), CAST(%s AS text), CAST(%s AS integer), CAST(%s AS text),"
+               " CAST(CAST(%s AS text) AS jsonb)) AS lease_until")
+_GIVE_BACK = ("SELECT idempotent_release(CAST(%s AS text), CAST(%s AS text), CAST(%s AS integer), error => CAST(%s AS text),"
+              " retry_after => CAST(CAST(%s AS text) AS interval)) AS released")
+_PARK = "SELECT idempotent_park(CAST(%s AS text), CAST(%s AS text), CAST(%s AS integer), CAST(%s AS text)) AS parked"
 
 
 class Attempt:
@@ -235,6 +251,13 @@ class Attempt:
         self.key: Optional[str] = None
         self.scope = ""
         self.opened = False
+        self.number: Optional[int] = None       # the attempt under lease
+        self.results: Dict[str, Any] = {}       # of its steps, by their names
+        self.failure: Optional[BaseException] = None    # of a step: a framework may turn it into a response
+
+    @property
+    def leased(self) -> bool:
+        return self.options.lease is not None
 
     def begin(self) -> Steps:
         """Returns the response to send, or None: then a transaction is open and the handler must run."""
@@ -250,7 +273,10 @@ class Attempt:
                 if answered is not None:
                     yield from self._end("rollback")
                     return answered
-            yield ("query", "SAVEPOINT idempotent_work", ())
+            if self.leased:
+                yield from self._end("commit", strict=True)
+            else:
+                yield ("query", "SAVEPOINT idempotent_work", ())
         except Exception as error:
             yield from self._end("rollback")
             return self._refuse(problem_of(error, beginning=True))
@@ -258,6 +284,8 @@ class Attempt:
 
     def settle(self, response: Optional[Response], error: Optional[BaseException] = None) -> Steps:
         """Returns what to send, after COMMIT. None: the handler's own error goes on to the framework, nothing was kept."""
+        if self.leased:
+            return (yield from self._settle_leased(response, error))
         if error is not None and not isinstance(error, Exception):
             yield from self._end("rollback")
             return None
@@ -273,12 +301,12 @@ class Attempt:
             failed = response.status >= 400
             if failed:
                 yield ("query", "ROLLBACK TO SAVEPOINT idempotent_work", ())
-            kept = self.key is not None and self.options.keeps(response)
+            kept = self._kept(response)
             if kept:
                 self._decorate(response, True)
-                yield ("query", _FINISH, self._finish_arguments(response))
+                yield ("query", _FINISH, self._finish_arguments(response, kept))
             if self.key is not None and not failed and not kept:
-                yield ("query", "SELECT idempotent_release(CAST(%s AS text), CAST(%s AS text)) AS released", (self.scope, self.key))
+                yield ("query", _RELEASE, (self.scope, self.key))
             yield from self._end("rollback" if failed and not kept else "commit", strict=True)
         except Exception as failure:
             # Not committed, or nobody knows: in both cases a retry finds out.
@@ -287,16 +315,100 @@ class Attempt:
         self._tell("kept" if kept else "not_kept")
         return response if kept else self._decorate(response, False)
 
+    # -- under lease: no transaction is open while the handler calls outside --
+
+    def step(self, name: str, call: Callable[[str], Any], save: Optional[Callable[[Any, Any], Any]] = None) -> Steps:
+        """Calls outside under the derived key, once, and records the result. What is recorded is not called again."""
+        try:
+            return (yield from self._step(name, call, save))
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def _step(self, name: str, call: Callable[[str], Any], save: Optional[Callable[[Any, Any], Any]]) -> Steps:
+        if name in self.results:
+            return self.results[name]
+        derived = secrets.token_hex(32)
+        if self.key is not None:
+            derived = (yield from self._in_transaction(_DERIVE, (self.scope, self.key, name)))["derived"]
+        result = yield ("call", call, derived)
+        text = json.dumps({**self.results, name: result})
+        if self.key is not None:
+            yield from self._in_transaction(_CHECKPOINT, (self.scope, self.key, self.number, name, text), save, result)
+        elif save is not None:
+            yield from self._in_transaction("SELECT 1 AS saved", (), save, result)
+        self.results = json.loads(text)         # as the attempt after a crash finds it
+        return self.results[name]
+
+    def _in_transaction(self, sql: str, arguments: Tuple[Any, ...], save: Optional[Callable[[Any, Any], Any]] = None,
+                        result: Any = None) -> Steps:
+        try:
+            yield ("open",)
+            self.opened = True
+            yield ("begin",)
+            if save is not None:
+                yield ("save", save, result)
+            row = yield ("query", sql, arguments)
+            yield from self._end("commit", strict=True)
+        except Exception:
+            yield from self._end("rollback")
+            raise
+        return row
+
+    def _settle_leased(self, response: Optional[Response], error: Optional[BaseException]) -> Steps:
+        failure = error or self.failure
+        if failure is not None and (response is None or response.status >= 500):
+            return (yield from self._give_up(failure, response))
+        if response is None:
+            return None
+        kept = self._kept(response)
+        try:
+            if kept:
+                self._decorate(response, True)
+                yield from self._in_transaction(_FINISH, self._finish_arguments(response, kept))
+            elif self.key is not None:
+                yield from self._in_transaction(_GIVE_BACK, (self.scope, self.key, self.number, f"status {response.status}", "0"))
+        except Exception as failed:
+            return self._refuse(problem_of(failed))
+        self._tell("kept" if kept else "not_kept")
+        return response if kept else self._decorate(response, False)
+
+    def _give_up(self, failure: BaseException, response: Optional[Response]) -> Steps:
+        """Parks or releases. If the claim can be neither, its lease ends by itself."""
+        unknown = isinstance(failure, UnknownOutcome)
+        reason = str(failure) or type(failure).__name__
+        if self.key is not None:
+            who = (self.scope, self.key, self.number, reason)
+            try:
+                if unknown:
+                    yield from self._in_transaction(_PARK, who)
+                else:
+                    yield from self._in_transaction(_GIVE_BACK, (*who, getattr(failure, "retry_after", None) or "0"))
+            except Exception:
+                pass
+        self._tell("parked" if unknown else "released")
+        if unknown:
+            return self._refuse(problem("parked"))
+        if isinstance(failure, Exception) and (is_passing(failure) or sqlstate(failure) in _STATES):
+            return self._refuse(problem_of(failure))
+        return None if response is None else self._decorate(response, False)
+
+    def _kept(self, response: Response) -> Union[bool, str]:
+        """False, True, or how long."""
+        if self.key is None or response.status in NEVER_KEPT:
+            return False
+        return self.options.keep(response)
+
     def _read_key(self) -> Optional[Problem]:
         account = self.options.account(self.request)
         if not account:
             return problem("unauthenticated")
         given = self.request.header_list(self.options.header)
         if not given:
-            return problem("key_missing") if self.options.required else None
+            return problem("missing") if self.options.required else None
         key = self.options.parse_key(given[0]) if len(given) == 1 else None
         if not key or len(key) > self.options.max_key_length:
-            return problem("key_invalid")
+            return problem("invalid")
         self.key = key
         self.scope = (self.options.scope or _account_scope)(self.request, f"{self.options.profile} {account}")
         return None
@@ -308,12 +420,14 @@ class Attempt:
             name = "idempotent_begin"
             yield ("query", f"SET LOCAL lock_timeout = {max(1, int(self.options.wait * 1000))}", ())
         request, fingerprint = compared(self.options, self.request)
-        retention = None if callable(self.options.retention) else self.options.retention
-        row = yield ("query", _BEGIN.format(name), (self.scope, self.key, request, fingerprint, retention))
+        row = yield ("query", _BEGIN.format(name), (self.scope, self.key, request, fingerprint, self.options.retention,
+                                                    self.options.lease))
         if self.options.wait is not None:
             yield ("query", "SET LOCAL lock_timeout TO DEFAULT", ())
         if row["outcome"] in ("started", "recovered"):
-            self._tell("started")
+            self.number = row["attempt"]
+            self.results = json.loads(row["state"]) if row["state"] else {}
+            self._tell(row["outcome"])
             return None
         if not row["replayed"]:
             return self._refuse(problem(row["outcome"], row["retry_after"]))
@@ -335,15 +449,15 @@ class Attempt:
             return True
         return False
 
-    def _finish_arguments(self, response: Response) -> Tuple[Any, ...]:
+    def _finish_arguments(self, response: Response, how: Union[bool, str]) -> Tuple[Any, ...]:
         kept: Dict[str, Any] = {}
-        wanted = {name.lower() for name in self.options.kept_headers} | {"original-request"}
+        wanted = {name.lower() for name in (*KEPT_HEADERS, *self.options.keep_headers)} | {"original-request"}
         for name, value in response.headers:
             if name.lower() in wanted and name.lower() != "set-cookie":
                 known = kept.get(name)
                 kept[name] = value if known is None else (known if isinstance(known, list) else [known]) + [value]
-        retention = self.options.retention(response) if callable(self.options.retention) else self.options.retention
-        return (self.scope, self.key, response.status, json.dumps(kept), response.body, retention)
+        return (self.scope, self.key, response.status, json.dumps(kept), response.body, how if isinstance(how, str) else None,
+                self.number if self.leased else None)
 
     def _end(self, how: str, strict: bool = False) -> Steps:
         """Ends the transaction and gives the connection back; strict lets an error of COMMIT out."""

@@ -16,8 +16,8 @@ from django.http import HttpResponse
 from django.urls import Resolver404, resolve
 
 from .context import use
-from .core import Attempt, Context, Options, Request, Response, plain_problem, problem
-from .drivers import Row, Session, _row, run
+from .core import Attempt, Options, Request, Response, plain_problem, problem
+from .drivers import Row, Session, _row, context, run
 
 
 class DjangoSession(Session):
@@ -60,7 +60,7 @@ def _work(view: Callable[[], Any], attempt: Attempt, session: DjangoSession, nat
     """Runs the view, and ends its transaction on every way out. Returns Django's response."""
     response = None
     try:
-        with use(Context(session.db, attempt.key)):
+        with use(context(attempt, session)):
             response = view()
             if hasattr(response, "render") and callable(response.render):
                 response = response.render()
@@ -92,7 +92,7 @@ def _django(answer: Response, response: Any) -> Any:
 
 
 def _protect(view: Callable[[], Any], native: Any, routed: Tuple[str, Mapping[str, Any]], options: Options, using: str) -> Any:
-    if len(native.body) > options.max_request_size:
+    if len(native.body) > options.body_limit:
         return _django((options.problem or plain_problem)(options, problem("request_too_large")), None)
     request = Request(native.method, native.path, native.META.get("QUERY_STRING", ""), _headers(native), native.body,
                       routed[0], routed[1], native)

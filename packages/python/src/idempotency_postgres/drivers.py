@@ -6,7 +6,10 @@ the handler must not commit it (the extension would refuse that with IK500).
 from __future__ import annotations
 
 import asyncio
+import inspect
 from typing import Any, Dict, Generator, Optional, Sequence
+
+from .core import Attempt, Context
 
 Row = Optional[Dict[str, Any]]
 
@@ -18,12 +21,26 @@ class Session:
     def do(self, command: str, *arguments: Any) -> Any:
         return getattr(self, command)(*arguments)
 
+    def call(self, function: Any, argument: Any) -> Any:
+        return function(argument)
+
+    def save(self, function: Any, result: Any) -> Any:
+        return function(self.db, result)
+
 
 class AsyncSession:
     db: Any = None
 
     async def do(self, command: str, *arguments: Any) -> Any:
         return await getattr(self, command)(*arguments)
+
+    async def call(self, function: Any, argument: Any) -> Any:
+        result = function(argument)
+        return await result if inspect.isawaitable(result) else result
+
+    async def save(self, function: Any, result: Any) -> Any:
+        saved = function(self.db, result)
+        return await saved if inspect.isawaitable(saved) else saved
 
 
 class Driver:
@@ -64,6 +81,16 @@ async def run_async(steps: Generator[Any, Any, Any], session: Any) -> Any:
                 command = steps.send(result)
     except StopIteration as end:
         return end.value
+
+
+def context(attempt: Attempt, session: Any) -> Context:
+    """For the handler of an attempt that has begun."""
+    if not attempt.leased:
+        return Context(session.db, attempt.key)
+
+    def step(*arguments: Any, **named: Any) -> Any:
+        return (run if isinstance(session, Session) else run_async)(attempt.step(*arguments, **named), session)
+    return Context(None, attempt.key, step)
 
 
 def _row(cursor: Any, row: Any) -> Row:

@@ -5,7 +5,7 @@ import re
 import secrets
 from typing import Any, Callable, Dict, Optional
 
-from .core import NEVER_KEPT, Options, Problem, Request, Response, json_response
+from .core import Options, Problem, Request, Response, json_response
 
 Account = Callable[[Request], Optional[str]]
 
@@ -22,11 +22,13 @@ def _structured_key(text: str) -> Optional[str]:
 
 def _ietf_problem(options: Options, about: Problem) -> Response:
     """RFC 9457. type and Link point at the service's own documentation; without one, type is about:blank."""
-    kind = f"{options.documentation}#{about.code}" if options.documentation else "about:blank"
-    response = json_response(about.status, {"type": kind, "title": about.title, "status": about.status, "code": about.code},
+    kind = options.documentation or "about:blank"
+    response = json_response(about.status, {"type": kind, "title": about.title, "status": about.status,
+                                            "code": f"idempotency_{about.code}"},
                              "application/problem+json", about.retry_after)
+    response.headers.append(("Content-Language", "en"))
     if options.documentation:
-        response.headers.append(("Link", f'<{options.documentation}>; rel="help"'))
+        response.headers.append(("Link", f'<{options.documentation}>; rel="describedby"; type="text/html"'))
     return response
 
 
@@ -76,13 +78,13 @@ def _stripe_headers(options: Options, request: Request, response: Response, key:
 def stripe(account: Account, **changes: Any) -> Options:
     """Stripe's API v1: optional, 24 hours, status and body are kept whether the request succeeded or failed."""
     return _options(account, changes, profile="stripe", methods=("POST",), problem=_stripe_problem, decorate=_stripe_headers,
-                    keeps=lambda response: response.status not in NEVER_KEPT | {503})
+                    keep=lambda response: response.status != 503, replay_headers={"Idempotent-Replayed": "true"})
 
 
 def stripe_v2(account: Account, **changes: Any) -> Options:
     """Stripe's API v2: 30 days, only successes are kept; what failed is executed again."""
     return _options(account, changes, profile="stripe_v2", methods=("POST", "DELETE"), problem=_stripe_problem,
-                    decorate=_stripe_headers, retention="30 days", keeps=lambda response: response.status < 400,
+                    decorate=_stripe_headers, retention="30 days", keep=lambda response: response.status < 400,
                     replay_headers={})
 
 
@@ -105,5 +107,5 @@ def toss(account: Account, **changes: Any) -> Options:
 
     Keys may have 300 characters: set idempotency.max_key_length = 300 for the database.
     """
-    return _options(account, changes, profile="toss", max_key_length=300, scope=_toss_scope, compare=None,
+    return _options(account, changes, profile="toss", max_key_length=300, scope=_toss_scope, compare="nothing",
                     retention="15 days", problem=_toss_problem, replay_headers={})

@@ -10,8 +10,8 @@ from http.client import responses as reasons
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from .context import use
-from .core import Attempt, Context, Options, Request, Response, plain_problem, problem
-from .drivers import Driver, run
+from .core import Attempt, Options, Request, Response, plain_problem, problem
+from .drivers import Driver, context, run
 
 Environ = Dict[str, Any]
 Route = Optional[Tuple[str, Mapping[str, Any]]]
@@ -29,7 +29,7 @@ class IdempotencyMiddleware:
         routed = self.route(environ) if environ["REQUEST_METHOD"] in self.options.methods else None
         if routed is None:
             return self.app(environ, start_response)     # type: ignore[no-any-return]
-        body = _read(environ, self.options.max_request_size)
+        body = _read(environ, self.options.body_limit)
         if body is None:
             render = self.options.problem or plain_problem
             return _send(start_response, render(self.options, problem("request_too_large")))
@@ -47,9 +47,8 @@ class IdempotencyMiddleware:
     def _work(self, attempt: Attempt, session: Any, environ: Environ) -> Response:
         """Runs the handler, and ends its transaction on every way out."""
         try:
-            context = Context(session.db, attempt.key)
-            environ["idempotency"] = context
-            with use(context):
+            environ["idempotency"] = context(attempt, session)
+            with use(environ["idempotency"]):
                 response = _hold(self.app, environ)
         except BaseException as error:
             answer = run(attempt.settle(None, error), session)
