@@ -71,6 +71,7 @@ class Crew:
         if pid:
             return pid
         try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.setsid()         # as a service has; Linux shares a busy processor out among sessions
             os.dup2(self.log.fileno(), 2)
             os.environ["PGUSER"] = "shop"
@@ -233,6 +234,8 @@ def main():
     parser.add_argument("--seed", type=int, default=1, help="of the provider's faults")
     parser.add_argument("--no-mutants", dest="mutants", action="store_false")
     options = parser.parse_args()
+    # What was started is in sessions of its own, and must be ended on this way out too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         ledger = folder + "/ledger"
