@@ -155,6 +155,8 @@ def main():
     parser.add_argument("--forgetful", action="store_true", help="the outside service ignores the keys")
     options = parser.parse_args()
 
+    # What was started is in sessions of its own, and must be ended on this way out too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     db = psycopg.connect(autocommit=True)
     with tempfile.TemporaryDirectory() as folder:
         path, log_path = folder + "/ledger", folder + "/log"

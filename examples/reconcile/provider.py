@@ -112,6 +112,7 @@ class Ledger:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"       # one connection for many calls
+    disable_nagle_algorithm = True      # an answer is two writes; the second must not wait until the first is acknowledged
 
     def do_POST(self):
         length = int(self.headers["Content-Length"])

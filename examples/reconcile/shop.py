@@ -1,7 +1,8 @@
 #!/usr/bin/python3
-"""A worker of the shop: takes its clients' requests, charges their cards, and goes on with what was left behind.
+"""A worker of the shop: takes its clients' requests and charges their cards; or, with --resume, goes on with what was left
+behind.
 
-Any number of these may run, and each may be killed at any point. Their server is told by PGHOST and so on, the provider
+Any number of each may run, and each may be killed at any point. Their server is told by PGHOST and so on, the provider
 by PROVIDER_PORT.
 """
 import http.client
@@ -17,9 +18,13 @@ SCOPE = "shop orders"
 MINUTE = "0.1 s"        # scaled: clients and workers try again after 1, 2, 4 and 8 of these
 TRIES = 5               # calls without an answer until a person, or the batch, must settle it
 
-# The lease must outlast the longest call and the transaction after it.
+# A call of idempotent_resume reads every claim there is, also those that are parked. So it fetches several.
+BATCH = 4
+PAUSE = 0.05            # seconds, after fewer than that
+
+# The leases of a batch begin together. They must outlast the longest call of each of them, and the transaction after it.
 CALL_TIMEOUT = 1.0      # seconds
-LEASE = "3 seconds"
+LEASE = "5 seconds"
 
 
 class NoAnswer(Exception):
@@ -79,33 +84,33 @@ def place(db, provider, order_id, amount):
     """POST /orders: status and answer for the client. Order and claim are committed before anybody is called."""
     order = {"order": order_id, "amount": amount}
     with db.transaction():
-        begun = db.execute("SELECT * FROM idempotent_try_begin(%s, %s, request => %s, lease => %s)",
-                           [SCOPE, str(order_id), json.dumps(order), LEASE]).fetchone()
+        begun = db.execute("""SELECT *, idempotent_derive(%(scope)s, %(key)s, 'charge') AS charge_key
+                              FROM idempotent_try_begin(%(scope)s, %(key)s, request => %(order)s, lease => %(lease)s)""",
+                           {"scope": SCOPE, "key": str(order_id), "order": json.dumps(order), "lease": LEASE}).fetchone()
         if begun.outcome == "started":
             db.execute("INSERT INTO orders (id, amount) VALUES (%s, %s) ON CONFLICT DO NOTHING", [order_id, amount])
     if begun.outcome in ("started", "recovered"):
-        return work(db, provider, order, begun.attempt, begun.state)
+        return work(db, provider, order, begun.charge_key, begun.attempt, begun.state)
     if begun.outcome == "replayed":
         return begun.status, begun.response
     return {"in_progress": 409, "parked": 423}[begun.outcome], None
 
 
 def resume(db, provider):
-    """Go on with a claim whose worker has died or has given it back; None if there is none that is due."""
-    with db.transaction():
-        claim = db.execute("SELECT * FROM idempotent_resume(%s, max_keys => 1, scope => %s)", [LEASE, SCOPE]).fetchone()
-    if claim:
-        work(db, provider, claim.request, claim.attempt, claim.state)
-    return claim
+    """Go on with claims whose workers have died or have released them. Returns how many were due."""
+    claims = db.execute("""SELECT *, idempotent_derive(scope, key, 'charge') AS charge_key
+                           FROM idempotent_resume(%s, max_keys => %s, scope => %s)""", [LEASE, BATCH, SCOPE]).fetchall()
+    for claim in claims:
+        work(db, provider, claim.request, claim.charge_key, claim.attempt, claim.state)
+    return len(claims)
 
 
-def work(db, provider, order, attempt, state):
+def work(db, provider, order, charge_key, attempt, state):
     """One attempt at an order. Returns status and answer for a client."""
     claim = {"scope": SCOPE, "key": str(order["order"]), "attempt": attempt}
     try:
         try:
-            key = db.execute("SELECT idempotent_derive(%(scope)s, %(key)s, 'charge')", claim).fetchone()[0]
-            return book(db, claim, order, *provider.charge(key, order))
+            return book(db, claim, order, *provider.charge(charge_key, order))
         except Busy as trouble:
             give_back(db, claim, state, trouble)
         except NoAnswer as trouble:
@@ -124,7 +129,7 @@ def work(db, provider, order, attempt, state):
 def book(db, claim, order, status, answer):
     """The provider has answered: the ledger, the order and the key in one transaction."""
     response = {"order": order["order"], **answer}
-    with db.transaction():
+    with db.pipeline(), db.transaction():       # one round trip
         if status == 200:
             db.execute("INSERT INTO ledger VALUES (%s, %s, %s, 'worker')", [order["order"], order["amount"], answer["charge"]])
         db.execute("UPDATE orders SET status = %s WHERE id = %s", ["paid" if status == 200 else "refused", order["order"]])
@@ -135,7 +140,7 @@ def book(db, claim, order, status, answer):
 
 def give_back(db, claim, state, trouble):
     """Try again after 1, 2, 4, 8 minutes; nobody does so before, whatever a client's watch says."""
-    with db.transaction():
+    with db.pipeline(), db.transaction():
         db.execute("SELECT idempotent_checkpoint(%(scope)s, %(key)s, %(attempt)s, 'asked', %(state)s)",
                    {**claim, "state": json.dumps(state)})
         db.execute("""SELECT idempotent_release(%(scope)s, %(key)s, %(attempt)s, error => %(error)s,
@@ -148,8 +153,20 @@ def park(db, claim, trouble):
     db.execute("SELECT idempotent_park(%(scope)s, %(key)s, %(attempt)s, %(error)s)", {**claim, "error": str(trouble)})
 
 
-if __name__ == "__main__":
+def serve_clients():
     db, provider = connect(), Provider()
     while True:
-        if not serve(db, provider) and not resume(db, provider):
-            time.sleep(0.05)
+        if not serve(db, provider):
+            time.sleep(0.02)
+
+
+def resume_claims():
+    """Beside the others, not when they have nothing else to do: on a busy day claims would pile up."""
+    db, provider = connect(), Provider()
+    while True:
+        if resume(db, provider) < BATCH:
+            time.sleep(PAUSE)
+
+
+if __name__ == "__main__":
+    resume_claims() if sys.argv[1:] == ["--resume"] else serve_clients()
