@@ -28,6 +28,7 @@ my %label = (
 	call => 'idempotent_call',
 	select => 'SELECT by primary key',
 	replay => 'idempotent_begin',
+	replay_value => 'idempotent_begin without FROM',
 	three_transactions => 'three transactions',
 	rocket_rides => 'rocket-rides',
 	idempotency_procedure => 'idempotency in a procedure',
@@ -36,7 +37,7 @@ my %label = (
 	node_idempotency => 'node-idempotency',
 	powertools => 'Powertools over Redis',
 );
-my %ours = map { $_ => 1 } qw(idempotency idempotency_trips idempotency_procedure idempotency_call call replay);
+my %ours = map { $_ => 1 } qw(idempotency idempotency_trips idempotency_procedure idempotency_call call replay replay_value);
 
 sub label { my $name = shift; return $label{$name} // $name }
 sub strong { my $name = shift; return $ours{$name} ? '**' . label($name) . '**' : label($name) }

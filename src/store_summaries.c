@@ -49,14 +49,14 @@ append_range(RangeList *list, BlockNumber first_block)
 	list->blocks[list->n++] = first_block;
 }
 
-/* Is it BRIN, on this table, and does it know which times are <= another? */
+/* Is it BRIN on our column, of a class that knows which times are <= another? */
 static bool
 is_expiry_index(Relation index, Oid heap)
 {
 	return index->rd_rel->relkind == RELKIND_INDEX &&
 		index->rd_rel->relam == BRIN_AM_OID &&
 		index->rd_index->indrelid == heap &&
-		TupleDescAttr(RelationGetDescr(index), 0)->atttypid == TIMESTAMPTZOID &&
+		index->rd_index->indkey.values[0] == get_attnum(heap, "expires_at") &&
 		OidIsValid(get_opfamily_member(index->rd_opfamily[0], TIMESTAMPTZOID,
 									   TIMESTAMPTZOID,
 									   BTLessEqualStrategyNumber));

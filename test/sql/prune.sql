@@ -3,7 +3,7 @@
 \getenv dir PG_ABS_SRCDIR
 \set setup :dir '/setup.sql'
 \i :setup
-SELECT plan(38);
+SELECT plan(42);
 
 CREATE FUNCTION pg_temp.add_keys(scope text, n int, expires interval) RETURNS void LANGUAGE sql AS $$
 	INSERT INTO idempotency_keys (id, scope, key, attempt, response, first_seen_at, finished_at, expires_at)
@@ -110,6 +110,17 @@ TRUNCATE idempotency_keys;
 DROP INDEX idempotency_keys_expires_at_idx;
 SELECT pg_typeof(pg_temp.add_keys('expired', 25, '-1 second')) \g /dev/null
 SELECT is(idempotent_prune(), 25::bigint, 'without the index');
+SELECT is(idempotent_prune(), 0::bigint, 'too');
+
+-- Nor does it need an index of that name to be the extension's own.
+CREATE INDEX idempotency_keys_expires_at_idx ON idempotency_keys USING brin (expires_at timestamptz_bloom_ops);
+SELECT pg_typeof(pg_temp.add_keys('expired', 25, '-1 second')) \g /dev/null
+SELECT is(idempotent_prune(), 25::bigint, 'with an index that cannot tell what has expired');
+SELECT is(idempotent_prune(), 0::bigint, 'too');
+DROP INDEX idempotency_keys_expires_at_idx;
+CREATE INDEX idempotency_keys_expires_at_idx ON idempotency_keys USING brin (finished_at);
+SELECT pg_typeof(pg_temp.add_keys('expired', 25, '-1 second')) \g /dev/null
+SELECT is(idempotent_prune(), 25::bigint, 'with one on another column');
 SELECT is(idempotent_prune(), 0::bigint, 'too');
 
 -- No finish(): pgTAP's own count is rolled back with the rest.
