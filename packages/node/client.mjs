@@ -1,6 +1,10 @@
 // The client's side, for Node and browsers: an operation gets its key once and keeps it until its outcome is known, across
 // lost replies, restarts and reloads.
 
+// Node 18 has it in a module only.
+const NODE_CRYPTO = 'node:crypto'
+const crypto = globalThis.crypto ?? await import(NODE_CRYPTO)
+
 const MINUTE = 60_000
 
 /** Outcomes that say nothing final: the request is sent again under the same key. */

@@ -265,6 +265,14 @@ test('other methods go by', async () => {
   }
 })
 
+test('keepHeaders are kept in addition, and Set-Cookie never', async () => {
+  const own = guard({ keepHeaders: ['X-Own', 'Set-Cookie'] })
+  const req = request()
+  await own.run(req, async () => ({ ...created(), headers: { 'content-type': 'text/plain', 'x-own': '1', 'x-other': '2', 'set-cookie': 'a=1' } }))
+  const { headers } = await own.run(req, async () => assert.fail('ran twice'))
+  assert.deepEqual(headers, { 'content-type': 'text/plain', 'x-own': '1', 'idempotency-replayed': 'true' })
+})
+
 test('events tell what happened', async () => {
   const seen = []
   const watched = guard({ onEvent: ({ type }) => seen.push(type) })
@@ -412,7 +420,7 @@ async function lossyLine(port, fates) {
 
 test('the package holds what it should, and CommonJS has the same names as ES modules', async () => {
   const home = dirname(require.resolve('idempotency-postgres'))
-  assert.deepEqual(readdirSync(home).sort(), ['README.md', 'client.d.mts', 'client.d.ts', 'client.js', 'client.mjs', 'index.d.ts', 'index.js', 'lib', 'package.json'])
+  assert.deepEqual(readdirSync(home).sort(), ['LICENSE', 'README.md', 'client.d.mts', 'client.d.ts', 'client.js', 'client.mjs', 'index.d.ts', 'index.js', 'lib', 'package.json'])
   for (const name of ['idempotency-postgres', 'idempotency-postgres/client']) {
     const names = Object.keys(await import(name)).filter((one) => one !== 'default' && one !== 'module.exports').sort()
     assert.deepEqual(Object.keys(require(name)).sort(), names)
