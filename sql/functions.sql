@@ -1247,7 +1247,8 @@ BEGIN
 		HINT = 'Counters need the C edition.';
 END
 
--- A batch of more than 200 keys takes no advisory lock of each: the lock table is not made for that.
+-- A batch's keys expire as begin_many says, whenever they are finished: "shortened", which is null in the unfinished row of a
+-- single attempt, is false in theirs. A batch of more than 200 keys takes no advisory lock of each: the lock table is not made for that.
 -- @body idempotent_begin_many
 #variable_conflict use_variable
 DECLARE
@@ -1303,8 +1304,8 @@ BEGIN
 				OR o.finished_at IS NULL AND (o.xid = pg_current_xact_id_if_assigned()) IS NOT TRUE);
 		WITH put AS (
 			INSERT INTO @extschema@.idempotency_keys AS o
-				(id, scope, key, attempt, first_seen_at, expires_at, retention, sent_at, xid)
-			SELECT u.id, scope, u.key, 1, now_, @expires(now_, s.at, ret)@, ret, s.at, pg_current_xact_id()
+				(id, scope, key, attempt, first_seen_at, expires_at, shortened, retention, sent_at, xid)
+			SELECT u.id, scope, u.key, 1, now_, @expires(now_, s.at, ret)@, false, ret, s.at, pg_current_xact_id()
 			FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id, LATERAL (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END AS at
 				FROM (SELECT CASE WHEN length(u.key) IN (26, 36) THEN @extschema@.idempotent__key_time(u.key) END AS at) t) s
 			ORDER BY u.id
@@ -1372,14 +1373,15 @@ BEGIN
 	END IF;
 	SELECT array_agg(DISTINCT (@hex(scope, u.key)@)::uuid) INTO ids FROM unnest(keys) u (key);
 	SELECT min(o.key) INTO late FROM unnest(ids) u (id) JOIN @extschema@.idempotency_keys o ON o.id = u.id
-		WHERE o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned() AND o.expires_at <= now_;
+		WHERE o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned() AND o.shortened IS NOT NULL AND o.expires_at <= now_;
 	IF late IS NOT NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'idempotency key of a batch has expired before it was finished',
 			DETAIL = format('The key is "%s".', late), HINT = 'The retention of a batch must be longer than its transaction.';
 	END IF;
 	WITH done AS (
 		UPDATE @extschema@.idempotency_keys o SET finished_at = now_,
-			expires_at = @expires(now_, o.sent_at, o.retention)@, retention = NULL, sent_at = NULL
+			expires_at = CASE WHEN o.shortened IS NOT NULL THEN o.expires_at ELSE @expires(now_, o.sent_at, o.retention)@ END,
+			shortened = NULL, retention = NULL, sent_at = NULL
 		FROM unnest(ids) u (id)
 		WHERE o.id = u.id AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
 		RETURNING o.id, o.claim_no, o.attempt),

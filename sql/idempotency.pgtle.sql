@@ -2144,8 +2144,8 @@ BEGIN
 				OR o.finished_at IS NULL AND (o.xid = pg_current_xact_id_if_assigned()) IS NOT TRUE);
 		WITH put AS (
 			INSERT INTO @extschema@.idempotency_keys AS o
-				(id, scope, key, attempt, first_seen_at, expires_at, retention, sent_at, xid)
-			SELECT u.id, scope, u.key, 1, now_, date_bin(@extschema@.idempotent__step(ret), greatest(now_, CASE WHEN s.at < now_ + ret THEN s.at WHEN s.at >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + @extschema@.idempotent__step(ret), ret, s.at, pg_current_xact_id()
+				(id, scope, key, attempt, first_seen_at, expires_at, shortened, retention, sent_at, xid)
+			SELECT u.id, scope, u.key, 1, now_, date_bin(@extschema@.idempotent__step(ret), greatest(now_, CASE WHEN s.at < now_ + ret THEN s.at WHEN s.at >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + @extschema@.idempotent__step(ret), false, ret, s.at, pg_current_xact_id()
 			FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id, LATERAL (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END AS at
 				FROM (SELECT CASE WHEN length(u.key) IN (26, 36) THEN @extschema@.idempotent__key_time(u.key) END AS at) t) s
 			ORDER BY u.id
@@ -2220,14 +2220,15 @@ BEGIN
 		THEN set_bit(substr(int8send(@extschema@.idempotent__ulid_millis(u.key)), 3) || substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(u.key, 'UTF8')), 7, 10), 7, 1)
 	ELSE set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(u.key, 'UTF8')), 1, 16), 7, 0) END, 'hex'))::uuid) INTO ids FROM unnest(keys) u (key);
 	SELECT min(o.key) INTO late FROM unnest(ids) u (id) JOIN @extschema@.idempotency_keys o ON o.id = u.id
-		WHERE o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned() AND o.expires_at <= now_;
+		WHERE o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned() AND o.shortened IS NOT NULL AND o.expires_at <= now_;
 	IF late IS NOT NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'idempotency key of a batch has expired before it was finished',
 			DETAIL = format('The key is "%s".', late), HINT = 'The retention of a batch must be longer than its transaction.';
 	END IF;
 	WITH done AS (
 		UPDATE @extschema@.idempotency_keys o SET finished_at = now_,
-			expires_at = date_bin(@extschema@.idempotent__step(o.retention), greatest(now_, CASE WHEN o.sent_at < now_ + o.retention THEN o.sent_at WHEN o.sent_at >= now_ + o.retention THEN now_ + o.retention END) + o.retention - interval '1 microsecond', '2000-01-01 00:00:00+00') + @extschema@.idempotent__step(o.retention), retention = NULL, sent_at = NULL
+			expires_at = CASE WHEN o.shortened IS NOT NULL THEN o.expires_at ELSE date_bin(@extschema@.idempotent__step(o.retention), greatest(now_, CASE WHEN o.sent_at < now_ + o.retention THEN o.sent_at WHEN o.sent_at >= now_ + o.retention THEN now_ + o.retention END) + o.retention - interval '1 microsecond', '2000-01-01 00:00:00+00') + @extschema@.idempotent__step(o.retention) END,
+			shortened = NULL, retention = NULL, sent_at = NULL
 		FROM unnest(ids) u (id)
 		WHERE o.id = u.id AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
 		RETURNING o.id, o.claim_no, o.attempt),
