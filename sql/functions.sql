@@ -24,12 +24,13 @@ encode(CASE
 		THEN set_bit(substr(int8send(@extschema@.idempotent__ulid_millis($2)), 3) || substr(@digest($1, $2)@, 7, 10), 7, 1)
 	ELSE set_bit(substr(@digest($1, $2)@, 1, 16), 7, 0) END, 'hex')
 
--- An expression is made ready once a transaction, used or not: the rare forms are elsewhere.
+-- An expression is made ready once a transaction, and so is every function in it, used or not: the rare forms are elsewhere,
+-- and what is asked of every call is asked in as few expressions as can be.
 -- @macro name
 IF length(key) IN (26, 36) THEN
-		hex := @extschema@.idempotent__hex(scope, key);
+		i := @extschema@.idempotent__hex(scope, key)::uuid;
 	ELSE
-		hex := encode(set_bit(substr(@digest(scope, key)@, 1, 16), 7, 0), 'hex');
+		i := encode(set_bit(substr(@digest(scope, key)@, 1, 16), 7, 0), 'hex')::uuid;
 	END IF;
 
 -- @macro digest
@@ -39,11 +40,23 @@ sha256(int8send(octet_length(@utf8($1)@)) || @utf8($1)@ || @utf8($2)@)
 convert_to($1, '@encoding@')
 
 -- @macro lock
-('x' || substr($1, 17))::bit(64)::bigint
+('x' || encode(substr(uuid_send($1), 9), 'hex'))::bit(64)::bigint
+
+-- @macro is_read_only
+current_setting('transaction_read_only') = 'on'
+
+-- Not looked at in this session.
+-- @macro has_new_shapes
+current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@'
 
 -- @macro writable
-	IF current_setting('transaction_read_only') = 'on' THEN
-		RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'cannot execute this function in a read-only transaction';
+	IF @is_read_only@ OR @has_new_shapes@ THEN
+		PERFORM @extschema@.idempotent__may_write();
+	END IF;
+
+-- @macro shapes
+	IF @has_new_shapes@ THEN
+		PERFORM @extschema@.idempotent__shapes();
 	END IF;
 
 -- @macro scope
@@ -55,10 +68,13 @@ convert_to($1, '@encoding@')
 	END IF;
 
 -- @macro names
-	@scope@
-	IF key IS NULL OR key = '' THEN
+	IF @are_no_names@ THEN
+		@scope@
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key must not be null or empty';
 	END IF;
+
+-- @macro are_no_names
+(scope = '' OR key = '' OR length(scope) > 1024) IS NOT FALSE
 
 -- @macro attempt
 	IF attempt < 1 THEN
@@ -75,14 +91,21 @@ current_setting('transaction_isolation') <> 'read committed'
 
 -- @macro setting
 CASE WHEN current_setting('idempotency.$1', true) <> '' THEN @extschema@.idempotent__setting_$2('$1', current_setting('idempotency.$1'))
-	ELSE (SELECT s.$1 FROM @extschema@.idempotency_settings s) END
+	ELSE (SELECT s.$1 FROM @extschema@.idempotency_settings s WHERE s.only_row) END
 
 -- $1: the finish, $2: when the request was sent, $3: retention, a length of time without months and days
 -- @macro expires
-date_bin(@step($3)@, greatest($1, CASE WHEN $2 < $1 + $3 THEN $2 WHEN $2 >= $1 + $3 THEN $1 + $3 END) + $3 - interval '1 microsecond', '2000-01-01 00:00:00+00') + @step($3)@
+date_bin(@extschema@.idempotent__step($3), @kept_until($1, $2, $3)@, '2000-01-01 00:00:00+00') + @extschema@.idempotent__step($3)
 
--- @macro step
-CASE WHEN $1 = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step($1) END
+-- The same of an unfinished row, as if it were finished at $1; its retention is most often a day. Where that holds at its
+-- finish too, finish leaves expires_at alone, and has no index to write to.
+-- @macro expires_soon
+CASE WHEN $2 = interval '24:00:00'
+	THEN date_bin(interval '00:04:28.435456', $1 + interval '24:00:00' - interval '1 microsecond', '2000-01-01 00:00:00+00') + interval '00:04:28.435456'
+	ELSE @extschema@.idempotent__expires($1, NULL, $2) END
+
+-- @macro kept_until
+greatest($1, CASE WHEN $2 < $1 + $3 THEN $2 WHEN $2 >= $1 + $3 THEN $1 + $3 END) + $3 - interval '1 microsecond'
 
 -- @macro retention_max
 interval '876000000 hours'
@@ -109,6 +132,55 @@ CREATE FUNCTION @extschema@.idempotent__step(retention interval) RETURNS interva
 BEGIN
 	RETURN ((1::bigint << greatest(length(ltrim(trunc(extract(epoch FROM retention) * 1000000 / 256)::bigint::bit(64)::text, '0')) - 1, 0))::text
 		|| ' microseconds')::interval;
+END $$;
+
+-- @object
+CREATE FUNCTION @extschema@.idempotent__expires(finished timestamptz, sent timestamptz, retention interval) RETURNS timestamptz
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN @expires(finished, sent, retention)@;
+END $$;
+
+-- Do the tables have a shape on which the promise can rest? Looked at once a session.
+-- @object
+CREATE FUNCTION @extschema@.idempotent__shapes() RETURNS boolean
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	t record;
+BEGIN
+	FOR t IN
+		SELECT c.relname, CASE
+				WHEN c.relkind = 'p' THEN 'It is partitioned.'
+				WHEN c.relkind <> 'r' THEN 'It is not an ordinary table.'
+				WHEN c.relpersistence <> 'p' THEN 'It is unlogged or temporary: a crash would lose it.'
+				WHEN c.relispartition THEN 'It is a partition.'
+				WHEN EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = c.oid) THEN 'Other tables inherit from it.'
+				WHEN NOT EXISTS (SELECT FROM pg_index x JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = x.indkey[0]
+						WHERE x.indrelid = c.oid AND x.indisprimary AND x.indisvalid AND x.indimmediate AND x.indnkeyatts = 1
+							AND a.attname = 'id')
+					THEN 'It has no valid immediate primary key on exactly (id).'
+			END AS why
+		FROM pg_class c
+		WHERE c.oid IN ('@extschema@.idempotency_keys'::regclass, '@extschema@.idempotency_claims'::regclass)
+	LOOP
+		IF t.why IS NOT NULL THEN
+			RAISE EXCEPTION USING ERRCODE = '0A000',
+				MESSAGE = format('table "%s" is not of a shape that keeps the promise of the SQL edition of "idempotency"', t.relname),
+				DETAIL = t.why, HINT = 'Leave the table as the script made it; see doc/operation.md.';
+		END IF;
+	END LOOP;
+	PERFORM set_config('idempotency_sql.shapes', '@extschema@', false);
+	RETURN true;
+END $$;
+
+-- @object
+CREATE FUNCTION @extschema@.idempotent__may_write() RETURNS boolean
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF @is_read_only@ THEN
+		RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'cannot execute this function in a read-only transaction';
+	END IF;
+	RETURN @extschema@.idempotent__shapes();
 END $$;
 
 -- When a key says that it was made; null if it says nothing, or nothing that can be true.
@@ -264,9 +336,11 @@ END $$;
 CREATE FUNCTION @extschema@.idempotent__give_up() RETURNS boolean
 	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-	IF EXISTS (SELECT FROM pg_trigger t WHERE NOT t.tgisinternal AND t.tgtype & 2 = 2
-			AND t.tgrelid IN ('@extschema@.idempotency_keys'::regclass, '@extschema@.idempotency_claims'::regclass)) THEN
-		RAISE EXCEPTION USING ERRCODE = '09000', MESSAGE = 'a trigger has suppressed a row of an idempotency table';
+	IF EXISTS (SELECT FROM unnest(ARRAY['@extschema@.idempotency_keys'::regclass, '@extschema@.idempotency_claims'::regclass,
+				'@extschema@.idempotency_corrections'::regclass]) r (id)
+			WHERE EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = r.id AND NOT t.tgisinternal AND t.tgtype & 2 = 2)
+				OR EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = r.id)) THEN
+		RAISE EXCEPTION USING ERRCODE = '09000', MESSAGE = 'a trigger or rule has suppressed a row of an idempotency table';
 	END IF;
 	RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = 'could not get the idempotency key''s row',
 		HINT = 'Retry the transaction with the same key.';
@@ -338,11 +412,14 @@ CREATE FUNCTION @extschema@.idempotent__guard() RETURNS trigger
 DECLARE
 	context text;
 BEGIN
-	IF TG_OP = 'INSERT' THEN
+	IF NEW.finished_at IS NOT NULL OR NOT EXISTS (SELECT FROM @extschema@.idempotency_keys k
+			WHERE k.id = NEW.id AND k.finished_at IS NULL) THEN
+		RETURN NULL;
+	ELSIF TG_OP = 'INSERT' THEN
 		-- Once more, behind the application's own deferred triggers, which may still finish.
 		UPDATE @extschema@.idempotency_keys k SET xid = k.xid
 			WHERE k.id = NEW.id AND k.finished_at IS NULL;
-	ELSIF EXISTS (SELECT FROM @extschema@.idempotency_keys k WHERE k.id = NEW.id AND k.finished_at IS NULL) THEN
+	ELSE
 		GET DIAGNOSTICS context = PG_CONTEXT;
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'cannot commit an idempotency attempt that is not finished',
 			DETAIL = format('The key is "%s".', NEW.key),
@@ -353,65 +430,105 @@ BEGIN
 	RETURN NULL;
 END $$;
 
+-- Without WHEN, which PostgreSQL would read and plan in every statement: finish leaves xid alone, and so is none of its events.
 -- @object
 CREATE CONSTRAINT TRIGGER idempotency_guard AFTER INSERT OR UPDATE OF xid ON @extschema@.idempotency_keys
-	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.finished_at IS NULL)
+	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
 	EXECUTE FUNCTION @extschema@.idempotent__guard();
 
 -- @body idempotent_begin idempotent_try_begin
 #variable_conflict use_variable
 DECLARE
-	hex text; i uuid; h bigint;
-	me xid8 := pg_current_xact_id_if_assigned();
+	i uuid; h bigint;
+	me xid8;
 	a @extschema@.idempotent_attempt;
 	r record;
 	c @extschema@.idempotency_claims;
 	old @extschema@.idempotency_keys;
 	fp bytea;
 	ret interval;
-	sent timestamptz := first_sent;
+	sent timestamptz;
 	now_ timestamptz;
-	no integer := 0;
-	filtered boolean := false;
-	busy boolean := false;
-	rounds integer := 0;
+	no integer;
+	timed boolean; longest integer;
+	got boolean; filtered boolean; busy boolean;
 BEGIN
-	@writable@
-	@names@
-	IF request IS NOT NULL THEN
-		IF fingerprint IS NOT NULL THEN
+	IF @is_read_only@ OR @has_new_shapes@ OR @are_no_names@ OR retention IS NOT NULL OR lease IS NOT NULL
+			OR request IS NOT NULL AND fingerprint IS NOT NULL OR octet_length(fingerprint) NOT BETWEEN 1 AND 64 THEN
+		@writable@
+		@names@
+		IF request IS NOT NULL AND fingerprint IS NOT NULL THEN
 			RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'request and fingerprint cannot both be given';
-		END IF;
-		fp := '\x01'::bytea || sha256(@extschema@.idempotent__canonical(request));
-	ELSIF fingerprint IS NOT NULL THEN
-		IF octet_length(fingerprint) NOT BETWEEN 1 AND 64 THEN
+		ELSIF octet_length(fingerprint) NOT BETWEEN 1 AND 64 THEN
 			RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'fingerprint must have 1 to 64 bytes';
 		END IF;
+		IF retention IS NOT NULL THEN
+			ret := @extschema@.idempotent__span(retention, 'retention', 1, @retention_max@);
+		END IF;
+		IF lease IS NOT NULL THEN
+			lease := @extschema@.idempotent__span(lease, 'lease', 1, '720 hours');
+		END IF;
+	END IF;
+	IF request IS NOT NULL THEN
+		fp := '\x01'::bytea || sha256(@extschema@.idempotent__canonical(request));
+	ELSIF fingerprint IS NOT NULL THEN
 		fp := '\x00'::bytea || fingerprint;
 	END IF;
-	IF retention IS NOT NULL THEN
-		ret := @extschema@.idempotent__span(retention, 'retention', 1, @retention_max@);
-	END IF;
-	IF lease IS NOT NULL THEN
-		lease := @extschema@.idempotent__span(lease, 'lease', 1, '720 hours');
-	END IF;
 	@name@
-	i := hex::uuid;
-	h := @lock(hex)@;
-	a.replayed := false;
 
-	LOOP
-		rounds := rounds + 1;
-		IF rounds > 10 THEN
+	-- Look first: a finished key is replayed without a lock.
+	SELECT CASE WHEN o.finished_at IS NOT NULL AND o.expires_at > clock_timestamp() AND o.scope = scope AND o.key = key
+				AND (o.fingerprint <> fp AND get_byte(o.fingerprint, 0) <= 1) IS NOT TRUE THEN 'replayed' END,
+			true, o.attempt, o.status, o.headers, o.response, o.body, NULL::text, NULL::jsonb,
+			o.first_seen_at, o.finished_at, o.expires_at, NULL::integer, NULL::text
+		INTO a FROM @extschema@.idempotency_keys o WHERE o.id = i;
+	IF FOUND THEN
+		IF a.outcome IS NOT NULL THEN
+			RETURN a;
+		END IF;
+
+	-- The most common course: nothing is stored of the key, nobody is at it, and what was said of it is the default.
+	ELSIF lease IS NULL AND ret IS NULL AND first_sent IS NULL AND NOT @strict@
+			AND coalesce(current_setting('idempotency.retention', true), '') || coalesce(current_setting('idempotency.key_time', true), '')
+				|| coalesce(current_setting('idempotency.max_key_length', true), '') = ''
+			AND pg_try_advisory_xact_lock(@lock(i)@) THEN
+		now_ := clock_timestamp();
+		INSERT INTO @extschema@.idempotency_keys AS o
+			(id, scope, key, fingerprint, attempt, first_seen_at, expires_at, retention, xid)
+			SELECT i, scope, key, fp, 1, now_, @expires_soon(now_, s.retention)@, s.retention, pg_current_xact_id()
+			FROM @extschema@.idempotency_settings s
+			WHERE s.only_row AND NOT s.key_time AND length(key) <= s.max_key_length
+				AND NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.reset_at IS NULL)
+			ON CONFLICT (id) DO NOTHING RETURNING o.retention INTO ret;
+		IF FOUND THEN
+			-- S3
+			SELECT 'started', false, 1, NULL::integer, NULL::jsonb, NULL::jsonb, NULL::bytea, NULL::text, NULL::jsonb,
+					now_, NULL::timestamptz, now_ + ret, NULL::integer, NULL::text
+				INTO a WHERE NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = i);
+			IF FOUND THEN
+				RETURN a;
+			END IF;
+			got := true; timed := false; longest := length(key);
+		END IF;
+	END IF;
+
+	a := NULL;
+	me := pg_current_xact_id_if_assigned();
+	h := @lock(i)@;
+	sent := first_sent;
+	a.replayed := false;
+	FOR round IN 1..11 LOOP
+		EXIT WHEN got;
+		IF round = 11 THEN
 			PERFORM @extschema@.idempotent__give_up();
 		END IF;
 
-		-- Look first: a finished key is replayed, and another request or a parked key refused, without a lock.
+		-- Another request, and a parked key, are refused without a lock too.
 		SELECT k.*, (SELECT true FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.reset_at IS NULL) AS claimed,
 				s.retention AS default_retention, s.key_time, s.max_key_length INTO r
-			FROM @extschema@.idempotency_settings s LEFT JOIN @extschema@.idempotency_keys k ON k.id = i;
+			FROM @extschema@.idempotency_settings s LEFT JOIN @extschema@.idempotency_keys k ON k.id = i WHERE s.only_row;
 		now_ := clock_timestamp();
-		no := 0;
+		no := 0; timed := r.key_time; longest := r.max_key_length;
 		IF ret IS NULL THEN
 			IF current_setting('idempotency.retention', true) <> '' THEN
 				ret := @extschema@.idempotent__retention();
@@ -446,7 +563,7 @@ BEGIN
 					PERFORM @extschema@.idempotent__report('open', NULL, NULL);
 				ELSIF c.scope <> scope OR c.key <> key OR c.fingerprint <> fp AND get_byte(c.fingerprint, 0) <= 1 THEN
 					a.outcome := 'mismatch';
-				ELSIF filtered AND NOT busy OR NOT @strict@ AND @extschema@.idempotent__is_parked(c, now_) THEN
+				ELSIF filtered AND busy IS NOT TRUE OR NOT @strict@ AND @extschema@.idempotent__is_parked(c, now_) THEN
 					@judge@
 					-- Nothing is written where a claim is not due, but what the snapshot hides of it is a 40001.
 					IF a.outcome IS NOT NULL AND @strict@ THEN
@@ -467,7 +584,7 @@ BEGIN
 			END IF;
 			RETURN a;
 		END IF;
-		IF NOT filtered THEN
+		IF filtered IS NOT TRUE THEN
 			filtered := true;
 			IF pg_try_advisory_xact_lock(h) THEN
 				CONTINUE WHEN r.claimed;
@@ -503,18 +620,19 @@ BEGIN
 			END IF;
 			INSERT INTO @extschema@.idempotency_keys AS k
 				(id, scope, key, fingerprint, attempt, first_seen_at, expires_at, retention, xid)
-				VALUES (i, scope, key, fp, 1, now_, now_ + ret, ret, pg_current_xact_id()) ON CONFLICT (id) DO NOTHING;
+				VALUES (i, scope, key, fp, 1, now_, @expires_soon(now_, ret)@, ret, pg_current_xact_id()) ON CONFLICT (id) DO NOTHING;
 			CONTINUE WHEN NOT FOUND;
 		END IF;
+		got := true;
+	END LOOP;
 
+	IF got THEN
 		-- The claim, as it is now that nobody else is at the key.
 		SELECT l.* INTO c FROM @extschema@.idempotency_claims l WHERE l.id = i;
 		IF NOT FOUND AND @strict@ THEN
 			PERFORM @extschema@.idempotent__probe_claim(i);
 		END IF;
-		EXIT;
-	END LOOP;
-
+	END IF;
 	IF a.outcome IS NULL AND c.id IS NOT NULL AND c.reset_at IS NULL THEN
 		@judge@
 		IF a.outcome IS NULL THEN
@@ -527,7 +645,7 @@ BEGIN
 				IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 				UPDATE @extschema@.idempotency_keys k SET attempt = c.attempt + 1, claim_no = c.attempt,
 						fingerprint = coalesce(c.fingerprint, fp), first_seen_at = c.first_seen_at, retention = c.retention,
-						expires_at = now_ + c.retention,
+						expires_at = @expires_soon(now_, c.retention)@,
 						sent_at = coalesce(sent, @extschema@.idempotent__key_time(key))
 					WHERE k.id = i;
 			ELSE
@@ -546,7 +664,7 @@ BEGIN
 	IF a.outcome IS NULL OR a.outcome = 'expired' THEN
 		IF length(key) > (CASE WHEN current_setting('idempotency.max_key_length', true) <> ''
 				THEN @extschema@.idempotent__setting_number('max_key_length', current_setting('idempotency.max_key_length'))
-				ELSE r.max_key_length END) THEN
+				ELSE longest END) THEN
 			RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key is too long',
 				DETAIL = 'See "idempotency.max_key_length".';
 		END IF;
@@ -558,7 +676,7 @@ BEGIN
 				RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'first_sent is in the future',
 					DETAIL = 'It is more than a minute ahead of the server''s clock.';
 			END IF;
-		ELSIF r.key_time OR current_setting('idempotency.key_time', true) <> '' THEN
+		ELSIF timed OR current_setting('idempotency.key_time', true) <> '' THEN
 			sent := @extschema@.idempotent__key_time(key);
 			sent := CASE WHEN sent <= now_ + ret THEN sent END;
 		END IF;
@@ -635,37 +753,43 @@ coalesce((SELECT CASE WHEN m.n = 0 OR m.n::bigint + $1 - 1 > 2147483647 THEN 0 E
 -- @body idempotent_finish
 #variable_conflict use_variable
 DECLARE
-	hex text; i uuid; h bigint;
+	i uuid; h bigint;
 	ret interval;
 	most integer;
 	now_ timestamptz := clock_timestamp();
-	r record;
+	number integer; claimed integer;
 	k @extschema@.idempotency_keys;
 	c @extschema@.idempotency_claims;
 BEGIN
-	@writable@
-	@names@
-	@body@
-	@attempt@
-	IF retention IS NOT NULL THEN
-		ret := @extschema@.idempotent__span(retention, 'retention', 1, @retention_max@);
+	IF @is_read_only@ OR @has_new_shapes@ OR @are_no_names@ OR body_text IS NOT NULL OR attempt < 1 OR retention IS NOT NULL THEN
+		@writable@
+		@names@
+		@body@
+		@attempt@
+		IF retention IS NOT NULL THEN
+			ret := @extschema@.idempotent__span(retention, 'retention', 1, @retention_max@);
+		END IF;
 	END IF;
 	@name@
-	i := hex::uuid;
 	UPDATE @extschema@.idempotency_keys o SET response = response, status = status, headers = headers, body = body,
-			finished_at = now_, expires_at = @expires(now_, o.sent_at, coalesce(ret, o.retention))@,
+			finished_at = now_, expires_at = CASE WHEN ret IS NULL AND o.sent_at IS NULL AND now_ + o.retention <= o.expires_at THEN o.expires_at
+				ELSE @extschema@.idempotent__expires(now_, o.sent_at, coalesce(ret, o.retention)) END,
 			shortened = CASE WHEN ret < o.retention THEN true END,
-			retention = NULL, sent_at = NULL, xid = NULL
+			retention = NULL, sent_at = NULL
 		WHERE o.id = i AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
 			AND o.attempt = coalesce(attempt, o.attempt)
-		RETURNING o.claim_no, o.attempt, (SELECT s.max_response_size FROM @extschema@.idempotency_settings s) AS most INTO r;
+		RETURNING o.claim_no, o.attempt, (SELECT s.max_response_size FROM @extschema@.idempotency_settings s WHERE s.only_row)
+		INTO claimed, number, most;
 	IF FOUND THEN
-		IF r.most > 0 OR current_setting('idempotency.max_response_size', true) <> '' THEN
+		IF most > 0 OR claimed IS NOT NULL OR current_setting('idempotency.max_response_size', true) <> '' THEN
 			@size@
-		END IF;
-		IF r.claim_no IS NOT NULL THEN
-			UPDATE @extschema@.idempotency_keys o SET claim_no = NULL WHERE o.id = i;
-			DELETE FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.attempt IN (r.attempt, r.claim_no);
+			IF claimed IS NOT NULL THEN
+				UPDATE @extschema@.idempotency_keys o SET claim_no = NULL WHERE o.id = i;
+				DELETE FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.attempt IN (number, claimed);
+				IF NOT FOUND AND EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.attempt IN (number, claimed)) THEN
+					PERFORM @extschema@.idempotent__give_up();
+				END IF;
+			END IF;
 		END IF;
 		RETURN response;
 	END IF;
@@ -687,7 +811,7 @@ BEGIN
 				ELSE 'Call idempotent_begin before the work, in the same transaction.' END;
 	END IF;
 
-	h := @lock(hex)@;
+	h := @lock(i)@;
 	c := @extschema@.idempotent__own(i, h, scope, key, attempt, false);
 	@size@
 	now_ := clock_timestamp();
@@ -780,7 +904,7 @@ END $$;
 -- @body idempotent_release
 #variable_conflict use_variable
 DECLARE
-	hex text; i uuid;
+	i uuid;
 	k @extschema@.idempotency_keys;
 BEGIN
 	@writable@
@@ -791,7 +915,6 @@ BEGIN
 		retry_after := @extschema@.idempotent__span(retry_after, 'retry_after', 0, '720 hours');
 	END IF;
 	@name@
-	i := hex::uuid;
 	SELECT o.* INTO k FROM @extschema@.idempotency_keys o
 		WHERE o.id = i AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned();
 	IF FOUND THEN
@@ -812,7 +935,7 @@ BEGIN
 	ELSIF attempt IS NULL THEN
 		RETURN false;
 	END IF;
-	PERFORM @extschema@.idempotent__own(i, @lock(hex)@, scope, key, attempt, false);
+	PERFORM @extschema@.idempotent__own(i, @lock(i)@, scope, key, attempt, false);
 	RETURN @extschema@.idempotent__write_release(i, attempt, attempt, error, retry_after, reset);
 END
 
@@ -826,7 +949,7 @@ END
 -- @body idempotent_checkpoint
 #variable_conflict use_variable
 DECLARE
-	hex text; i uuid;
+	i uuid;
 	ends timestamptz;
 BEGIN
 	@writable@
@@ -842,9 +965,8 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'state cannot be given without a checkpoint';
 	END IF;
 	@name@
-	i := hex::uuid;
 	@under_lease@
-	PERFORM @extschema@.idempotent__own(i, @lock(hex)@, scope, key, attempt, false);
+	PERFORM @extschema@.idempotent__own(i, @lock(i)@, scope, key, attempt, false);
 	UPDATE @extschema@.idempotency_claims l SET
 			checkpoint = coalesce(checkpoint, l.checkpoint),
 			state = CASE WHEN checkpoint IS NULL THEN l.state ELSE state END,
@@ -858,7 +980,7 @@ END
 -- @body idempotent_park
 #variable_conflict use_variable
 DECLARE
-	hex text; i uuid;
+	i uuid;
 	now_ timestamptz;
 BEGIN
 	@writable@
@@ -869,9 +991,8 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'error must not be null or empty';
 	END IF;
 	@name@
-	i := hex::uuid;
 	@under_lease@
-	PERFORM @extschema@.idempotent__own(i, @lock(hex)@, scope, key, attempt, true);
+	PERFORM @extschema@.idempotent__own(i, @lock(i)@, scope, key, attempt, true);
 	now_ := clock_timestamp();
 	UPDATE @extschema@.idempotency_claims l SET last_error = error, lease_until = least(l.lease_until, now_),
 			retry_at = NULL, parked_at = now_, xid = NULL
@@ -898,7 +1019,7 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'max_keys must be at least 1';
 	END IF;
 	FOR d IN
-		SELECT l.id, l.scope, l.key, l.attempt, @lock(replace(l.id::text, '-', ''))@ AS h
+		SELECT l.id, l.scope, l.key, l.attempt, @lock(l.id)@ AS h
 		FROM @extschema@.idempotency_claims l
 		WHERE l.lease_until <= clock_timestamp() AND (l.retry_at IS NULL OR l.retry_at <= clock_timestamp())
 			AND l.parked_at IS NULL AND l.reset_at IS NULL
@@ -913,7 +1034,7 @@ BEGIN
 		BEGIN
 			got := false;
 			IF NOT EXISTS (SELECT FROM @extschema@.idempotency_keys k
-					WHERE k.id = d.id AND k.xid = pg_current_xact_id_if_assigned()) THEN
+					WHERE k.id = d.id AND k.finished_at IS NULL AND k.xid = pg_current_xact_id_if_assigned()) THEN
 				PERFORM @extschema@.idempotent__get(d.id, d.h, d.scope, d.key);
 				now_ := clock_timestamp();
 				UPDATE @extschema@.idempotency_claims l SET attempt = l.attempt + 1, lease = lease, claimed_at = now_,
@@ -922,6 +1043,11 @@ BEGIN
 						AND (l.retry_at IS NULL OR l.retry_at <= now_) AND NOT @extschema@.idempotent__is_parked(l, now_)
 					RETURNING l.* INTO c;
 				got := FOUND;
+				IF NOT got AND EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = d.id AND l.attempt = d.attempt
+						AND l.reset_at IS NULL AND l.lease_until <= now_ AND (l.retry_at IS NULL OR l.retry_at <= now_)
+						AND NOT @extschema@.idempotent__is_parked(l, now_)) THEN
+					PERFORM @extschema@.idempotent__give_up();
+				END IF;
 			END IF;
 		EXCEPTION WHEN serialization_failure THEN
 			got := false;
@@ -941,7 +1067,7 @@ END
 -- @body idempotent_retry
 #variable_conflict use_variable
 DECLARE
-	hex text; i uuid;
+	i uuid;
 	now_ timestamptz;
 	k @extschema@.idempotency_keys;
 	c @extschema@.idempotency_claims;
@@ -952,8 +1078,7 @@ BEGIN
 	@required(lease)@
 	lease := @extschema@.idempotent__span(lease, 'lease', 1, '720 hours');
 	@name@
-	i := hex::uuid;
-	k := @extschema@.idempotent__get(i, @lock(hex)@, scope, key);
+	k := @extschema@.idempotent__get(i, @lock(i)@, scope, key);
 	IF k.scope <> scope OR k.key <> key THEN
 		PERFORM @extschema@.idempotent__report('mismatch', NULL, NULL);
 	ELSIF k.id IS NOT NULL AND k.finished_at IS NULL THEN
@@ -986,7 +1111,7 @@ END
 -- @body idempotent_resolve
 #variable_conflict use_variable
 DECLARE
-	hex text; i uuid;
+	i uuid;
 	k @extschema@.idempotency_keys;
 	c @extschema@.idempotency_claims;
 	now_ timestamptz;
@@ -1007,8 +1132,7 @@ BEGIN
 	@attempt@
 	@required(correct)@
 	@name@
-	i := hex::uuid;
-	k := @extschema@.idempotent__get(i, @lock(hex)@, scope, key);
+	k := @extschema@.idempotent__get(i, @lock(i)@, scope, key);
 	SELECT l.* INTO c FROM @extschema@.idempotency_claims l WHERE l.id = i FOR UPDATE;
 	IF c.id IS NULL AND @strict@ THEN
 		PERFORM @extschema@.idempotent__probe_claim(i);
@@ -1034,6 +1158,7 @@ BEGIN
 				finished_at, corrected_at, corrected_by, reason)
 			VALUES (i, scope, key, 'corrected', k.attempt, k.status, k.headers, k.response, k.body, k.failed,
 				k.finished_at, clock_timestamp(), session_user, reason);
+		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 		UPDATE @extschema@.idempotency_keys o SET response = response, status = status, headers = headers, body = body,
 				failed = NULL, finished_at = now_,
 				expires_at = greatest(o.expires_at, @expires(now_, @sent_by_key(now_, ret)@, ret)@)
@@ -1061,7 +1186,9 @@ BEGIN
 		VALUES (i, scope, key, what, nullif(stored, 0),
 			CASE WHEN what = 'settled' THEN c.checkpoint END, CASE WHEN what = 'settled' THEN c.state END,
 			CASE WHEN what = 'settled' THEN c.last_error END, clock_timestamp(), session_user, reason);
+	IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	DELETE FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.attempt = c.attempt;
+	IF NOT FOUND AND c.id IS NOT NULL THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	DELETE FROM @extschema@.idempotency_keys o WHERE o.id = i AND o.expires_at <= now_;
 	INSERT INTO @extschema@.idempotency_keys
 		(id, scope, key, fingerprint, attempt, status, headers, response, body, first_seen_at, finished_at, expires_at)
@@ -1120,7 +1247,8 @@ BEGIN
 		HINT = 'Counters need the C edition.';
 END
 
--- A batch of more than 200 keys takes no advisory lock of each: the lock table is not made for that.
+-- A batch's keys expire as begin_many says, whenever they are finished: "shortened", which is null in the unfinished row of a
+-- single attempt, is false in theirs. A batch of more than 200 keys takes no advisory lock of each: the lock table is not made for that.
 -- @body idempotent_begin_many
 #variable_conflict use_variable
 DECLARE
@@ -1143,7 +1271,7 @@ BEGIN
 	ELSIF n = 0 THEN
 		RETURN;
 	END IF;
-	SELECT array_agg(x.id ORDER BY x.id), array_agg(x.key ORDER BY x.id), array_agg(@lock(replace(x.id::text, '-', ''))@ ORDER BY x.id)
+	SELECT array_agg(x.id ORDER BY x.id), array_agg(x.key ORDER BY x.id), array_agg(@lock(x.id)@ ORDER BY x.id)
 		INTO ids, names_, locks
 		FROM (SELECT DISTINCT u.key, (@hex(scope, u.key)@)::uuid AS id FROM unnest(keys) u (key)) x;
 	IF cardinality(ids) <= 200 THEN
@@ -1153,12 +1281,13 @@ BEGIN
 	todo := ids;
 	FOR round IN 1..10 LOOP
 		now_ := clock_timestamp();
-		FOR k IN SELECT o.* FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id
+		FOR k IN SELECT o.*, u.key AS asked FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id
 				JOIN @extschema@.idempotency_keys o ON o.id = u.id WHERE o.scope <> scope OR o.key <> u.key OR o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned() LOOP
 			IF k.finished_at IS NULL AND k.scope = scope AND k.xid = pg_current_xact_id_if_assigned() AND NOT k.id = ANY (coalesce(new_, '{}')) THEN
 				PERFORM @extschema@.idempotent__report('open', NULL, NULL);
 			ELSIF k.finished_at IS NOT NULL THEN
-				PERFORM @extschema@.idempotent__report('mismatch', NULL, NULL);
+				RAISE EXCEPTION USING ERRCODE = 'IK422',
+					MESSAGE = format('idempotency key "%s" of the batch was already used with a different request', k.asked);
 			END IF;
 		END LOOP;
 		-- Known: finished and not expired.
@@ -1175,8 +1304,8 @@ BEGIN
 				OR o.finished_at IS NULL AND (o.xid = pg_current_xact_id_if_assigned()) IS NOT TRUE);
 		WITH put AS (
 			INSERT INTO @extschema@.idempotency_keys AS o
-				(id, scope, key, attempt, first_seen_at, expires_at, retention, sent_at, xid)
-			SELECT u.id, scope, u.key, 1, now_, @expires(now_, s.at, ret)@, ret, s.at, pg_current_xact_id()
+				(id, scope, key, attempt, first_seen_at, expires_at, shortened, retention, sent_at, xid)
+			SELECT u.id, scope, u.key, 1, now_, @expires(now_, s.at, ret)@, false, ret, s.at, pg_current_xact_id()
 			FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id, LATERAL (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END AS at
 				FROM (SELECT CASE WHEN length(u.key) IN (26, 36) THEN @extschema@.idempotent__key_time(u.key) END AS at) t) s
 			ORDER BY u.id
@@ -1216,14 +1345,17 @@ BEGIN
 END
 
 -- @macro many_late
-		IF EXISTS (SELECT FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id
+		FOR k IN SELECT u.key FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id
 				LEFT JOIN @extschema@.idempotency_keys o ON o.id = u.id AND o.finished_at IS NOT NULL,
 				LATERAL (SELECT CASE WHEN length(u.key) IN (26, 36) THEN @extschema@.idempotent__key_time(u.key) END AS at) t
 				WHERE t.at <= now_ + ret
 					AND NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = u.id AND l.reset_at IS NULL)
-					AND (t.at + ret <= now_ OR o.shortened IS NOT TRUE AND t.at < o.expires_at)) THEN
-			PERFORM @extschema@.idempotent__report('expired', NULL, NULL);
-		END IF;
+					AND (t.at + ret <= now_ OR o.shortened IS NOT TRUE AND t.at < o.expires_at)
+				ORDER BY u.id LIMIT 1 LOOP
+			RAISE EXCEPTION USING ERRCODE = 'IK412', MESSAGE = 'an idempotency key of the batch is older than its retention',
+				DETAIL = format('The key is "%s".', k.key),
+				HINT = 'Find out by other means what became of it, and leave it out of the batch.';
+		END LOOP;
 
 -- @body idempotent_finish_many
 #variable_conflict use_variable
@@ -1241,14 +1373,15 @@ BEGIN
 	END IF;
 	SELECT array_agg(DISTINCT (@hex(scope, u.key)@)::uuid) INTO ids FROM unnest(keys) u (key);
 	SELECT min(o.key) INTO late FROM unnest(ids) u (id) JOIN @extschema@.idempotency_keys o ON o.id = u.id
-		WHERE o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned() AND o.expires_at <= now_;
+		WHERE o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned() AND o.shortened IS NOT NULL AND o.expires_at <= now_;
 	IF late IS NOT NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'idempotency key of a batch has expired before it was finished',
 			DETAIL = format('The key is "%s".', late), HINT = 'The retention of a batch must be longer than its transaction.';
 	END IF;
 	WITH done AS (
 		UPDATE @extschema@.idempotency_keys o SET finished_at = now_,
-			expires_at = @expires(now_, o.sent_at, o.retention)@, retention = NULL, sent_at = NULL, xid = NULL
+			expires_at = CASE WHEN o.shortened IS NOT NULL THEN o.expires_at ELSE @expires(now_, o.sent_at, o.retention)@ END,
+			shortened = NULL, retention = NULL, sent_at = NULL
 		FROM unnest(ids) u (id)
 		WHERE o.id = u.id AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
 		RETURNING o.id, o.claim_no, o.attempt),
@@ -1266,7 +1399,7 @@ END
 -- @body idempotent_lookup
 #variable_conflict use_variable
 DECLARE
-	hex text; i uuid; h bigint;
+	i uuid; h bigint;
 	me xid8 := CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_xact_id_if_assigned() END;
 	k @extschema@.idempotency_keys;
 	c @extschema@.idempotency_claims;
@@ -1277,10 +1410,10 @@ DECLARE
 	ret interval;
 	fp bytea;
 BEGIN
+	@shapes@
 	@names@
 	@name@
-	i := hex::uuid;
-	h := @lock(hex)@;
+	h := @lock(i)@;
 	-- First who is at it: an attempt that finishes in between is then seen as finished, rather than as neither.
 	busy := EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
 			AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
@@ -1357,20 +1490,24 @@ BEGIN
 			state = NULL, last_error = NULL, lease_until = least(l.lease_until, now_), retry_at = NULL, parked_at = NULL,
 			reset_at = coalesce(l.reset_at, now_), xid = NULL
 		WHERE l.id = i AND (l.reset_at IS NULL OR l.scope IS NOT NULL);
-	RETURN done OR FOUND;
+	IF FOUND THEN
+		RETURN true;
+	ELSIF EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = i AND (l.reset_at IS NULL OR l.scope IS NOT NULL)) THEN
+		PERFORM @extschema@.idempotent__give_up();
+	END IF;
+	RETURN done;
 END $$;
 
 -- @body idempotent_forget
 #variable_conflict use_variable
 DECLARE
-	hex text; i uuid;
+	i uuid;
 	done boolean;
 BEGIN
 	@writable@
 	@names@
 	@name@
-	i := hex::uuid;
-	done := @extschema@.idempotent__forget(i, @lock(hex)@, scope, key);
+	done := @extschema@.idempotent__forget(i, @lock(i)@, scope, key);
 	DELETE FROM @extschema@.idempotency_corrections o WHERE o.id = i;
 	RETURN done OR FOUND;
 END
@@ -1388,7 +1525,7 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'max_keys must be at least 1';
 	END IF;
 	FOR f IN
-		SELECT u.id, u.key, @lock(replace(u.id::text, '-', ''))@ AS h FROM (
+		SELECT u.id, u.key, @lock(u.id)@ AS h FROM (
 			SELECT o.id, o.key FROM @extschema@.idempotency_keys o WHERE o.scope = scope
 			UNION SELECT l.id, l.key FROM @extschema@.idempotency_claims l WHERE l.scope = scope
 			ORDER BY 1 LIMIT max_keys) u ORDER BY u.id
@@ -1441,6 +1578,7 @@ CREATE FUNCTION @extschema@.idempotent__reconcile(theirs jsonb, step text, since
 	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 BEGIN
+	@shapes@
 	@required(theirs)@
 	@required(since)@
 	IF step IS NULL OR step = '' THEN

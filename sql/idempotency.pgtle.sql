@@ -41,7 +41,7 @@ CREATE TABLE @extschema@.idempotency_keys (
 	expires_at		timestamptz NOT NULL,
 	failed			boolean,
 	shortened		boolean,
-	-- only of an unfinished row: what finish needs, and whose it is
+	-- of an unfinished row: what finish needs, and whose it is, which stays
 	retention		interval,
 	sent_at			timestamptz,
 	claim_no		integer,
@@ -228,6 +228,51 @@ BEGIN
 		|| ' microseconds')::interval;
 END $$;
 
+CREATE FUNCTION @extschema@.idempotent__expires(finished timestamptz, sent timestamptz, retention interval) RETURNS timestamptz
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN date_bin(@extschema@.idempotent__step(retention), greatest(finished, CASE WHEN sent < finished + retention THEN sent WHEN sent >= finished + retention THEN finished + retention END) + retention - interval '1 microsecond', '2000-01-01 00:00:00+00') + @extschema@.idempotent__step(retention);
+END $$;
+
+CREATE FUNCTION @extschema@.idempotent__shapes() RETURNS boolean
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	t record;
+BEGIN
+	FOR t IN
+		SELECT c.relname, CASE
+				WHEN c.relkind = 'p' THEN 'It is partitioned.'
+				WHEN c.relkind <> 'r' THEN 'It is not an ordinary table.'
+				WHEN c.relpersistence <> 'p' THEN 'It is unlogged or temporary: a crash would lose it.'
+				WHEN c.relispartition THEN 'It is a partition.'
+				WHEN EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = c.oid) THEN 'Other tables inherit from it.'
+				WHEN NOT EXISTS (SELECT FROM pg_index x JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = x.indkey[0]
+						WHERE x.indrelid = c.oid AND x.indisprimary AND x.indisvalid AND x.indimmediate AND x.indnkeyatts = 1
+							AND a.attname = 'id')
+					THEN 'It has no valid immediate primary key on exactly (id).'
+			END AS why
+		FROM pg_class c
+		WHERE c.oid IN ('@extschema@.idempotency_keys'::regclass, '@extschema@.idempotency_claims'::regclass)
+	LOOP
+		IF t.why IS NOT NULL THEN
+			RAISE EXCEPTION USING ERRCODE = '0A000',
+				MESSAGE = format('table "%s" is not of a shape that keeps the promise of the SQL edition of "idempotency"', t.relname),
+				DETAIL = t.why, HINT = 'Leave the table as the script made it; see doc/operation.md.';
+		END IF;
+	END LOOP;
+	PERFORM set_config('idempotency_sql.shapes', '@extschema@', false);
+	RETURN true;
+END $$;
+
+CREATE FUNCTION @extschema@.idempotent__may_write() RETURNS boolean
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF current_setting('transaction_read_only') = 'on' THEN
+		RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'cannot execute this function in a read-only transaction';
+	END IF;
+	RETURN @extschema@.idempotent__shapes();
+END $$;
+
 CREATE FUNCTION @extschema@.idempotent__key_time(key text) RETURNS timestamptz
 	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -235,7 +280,7 @@ DECLARE
 	on_ boolean;
 BEGIN
 	on_ := CASE WHEN current_setting('idempotency.key_time', true) <> '' THEN @extschema@.idempotent__setting_boolean('key_time', current_setting('idempotency.key_time'))
-	ELSE (SELECT s.key_time FROM @extschema@.idempotency_settings s) END;
+	ELSE (SELECT s.key_time FROM @extschema@.idempotency_settings s WHERE s.only_row) END;
 	IF NOT on_ THEN
 		RETURN NULL;
 	ELSIF length(key) = 36 AND key ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$' THEN
@@ -302,7 +347,7 @@ CREATE FUNCTION @extschema@.idempotent__retention() RETURNS interval
 	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	RETURN CASE WHEN current_setting('idempotency.retention', true) <> '' THEN @extschema@.idempotent__setting_span('retention', current_setting('idempotency.retention'))
-	ELSE (SELECT s.retention FROM @extschema@.idempotency_settings s) END;
+	ELSE (SELECT s.retention FROM @extschema@.idempotency_settings s WHERE s.only_row) END;
 END $$;
 
 CREATE FUNCTION @extschema@.idempotent__canonical(value jsonb) RETURNS bytea
@@ -366,9 +411,11 @@ END $$;
 CREATE FUNCTION @extschema@.idempotent__give_up() RETURNS boolean
 	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-	IF EXISTS (SELECT FROM pg_trigger t WHERE NOT t.tgisinternal AND t.tgtype & 2 = 2
-			AND t.tgrelid IN ('@extschema@.idempotency_keys'::regclass, '@extschema@.idempotency_claims'::regclass)) THEN
-		RAISE EXCEPTION USING ERRCODE = '09000', MESSAGE = 'a trigger has suppressed a row of an idempotency table';
+	IF EXISTS (SELECT FROM unnest(ARRAY['@extschema@.idempotency_keys'::regclass, '@extschema@.idempotency_claims'::regclass,
+				'@extschema@.idempotency_corrections'::regclass]) r (id)
+			WHERE EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = r.id AND NOT t.tgisinternal AND t.tgtype & 2 = 2)
+				OR EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = r.id)) THEN
+		RAISE EXCEPTION USING ERRCODE = '09000', MESSAGE = 'a trigger or rule has suppressed a row of an idempotency table';
 	END IF;
 	RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = 'could not get the idempotency key''s row',
 		HINT = 'Retry the transaction with the same key.';
@@ -434,11 +481,14 @@ CREATE FUNCTION @extschema@.idempotent__guard() RETURNS trigger
 DECLARE
 	context text;
 BEGIN
-	IF TG_OP = 'INSERT' THEN
+	IF NEW.finished_at IS NOT NULL OR NOT EXISTS (SELECT FROM @extschema@.idempotency_keys k
+			WHERE k.id = NEW.id AND k.finished_at IS NULL) THEN
+		RETURN NULL;
+	ELSIF TG_OP = 'INSERT' THEN
 		-- Once more, behind the application's own deferred triggers, which may still finish.
 		UPDATE @extschema@.idempotency_keys k SET xid = k.xid
 			WHERE k.id = NEW.id AND k.finished_at IS NULL;
-	ELSIF EXISTS (SELECT FROM @extschema@.idempotency_keys k WHERE k.id = NEW.id AND k.finished_at IS NULL) THEN
+	ELSE
 		GET DIAGNOSTICS context = PG_CONTEXT;
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'cannot commit an idempotency attempt that is not finished',
 			DETAIL = format('The key is "%s".', NEW.key),
@@ -450,7 +500,7 @@ BEGIN
 END $$;
 
 CREATE CONSTRAINT TRIGGER idempotency_guard AFTER INSERT OR UPDATE OF xid ON @extschema@.idempotency_keys
-	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.finished_at IS NULL)
+	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
 	EXECUTE FUNCTION @extschema@.idempotent__guard();
 
 CREATE FUNCTION @extschema@.idempotent__own(i uuid, h bigint, scope text, key text, attempt integer, may_be_ended boolean)
@@ -548,7 +598,12 @@ BEGIN
 			state = NULL, last_error = NULL, lease_until = least(l.lease_until, now_), retry_at = NULL, parked_at = NULL,
 			reset_at = coalesce(l.reset_at, now_), xid = NULL
 		WHERE l.id = i AND (l.reset_at IS NULL OR l.scope IS NOT NULL);
-	RETURN done OR FOUND;
+	IF FOUND THEN
+		RETURN true;
+	ELSIF EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = i AND (l.reset_at IS NULL OR l.scope IS NOT NULL)) THEN
+		PERFORM @extschema@.idempotent__give_up();
+	END IF;
+	RETURN done;
 END $$;
 
 CREATE FUNCTION @extschema@.idempotent__reconcile(theirs jsonb, step text, since timestamptz, until timestamptz, scope_ text)
@@ -557,6 +612,9 @@ CREATE FUNCTION @extschema@.idempotent__reconcile(theirs jsonb, step text, since
 	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 BEGIN
+	IF current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
+		PERFORM @extschema@.idempotent__shapes();
+	END IF;
 	IF theirs IS NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'theirs must not be null';
 	END IF;
@@ -632,6 +690,12 @@ COMMENT ON FUNCTION @extschema@.idempotent__hex IS 'Of the SQL edition''s own.';
 
 COMMENT ON FUNCTION @extschema@.idempotent__step IS 'Of the SQL edition''s own.';
 
+COMMENT ON FUNCTION @extschema@.idempotent__expires IS 'Of the SQL edition''s own.';
+
+COMMENT ON FUNCTION @extschema@.idempotent__shapes IS 'Of the SQL edition''s own.';
+
+COMMENT ON FUNCTION @extschema@.idempotent__may_write IS 'Of the SQL edition''s own.';
+
 COMMENT ON FUNCTION @extschema@.idempotent__key_time IS 'Of the SQL edition''s own.';
 
 COMMENT ON FUNCTION @extschema@.idempotent__span IS 'Of the SQL edition''s own.';
@@ -687,71 +751,112 @@ CREATE FUNCTION @extschema@.idempotent_begin(
 AS $$
 #variable_conflict use_variable
 DECLARE
-	hex text; i uuid; h bigint;
-	me xid8 := pg_current_xact_id_if_assigned();
+	i uuid; h bigint;
+	me xid8;
 	a @extschema@.idempotent_attempt;
 	r record;
 	c @extschema@.idempotency_claims;
 	old @extschema@.idempotency_keys;
 	fp bytea;
 	ret interval;
-	sent timestamptz := first_sent;
+	sent timestamptz;
 	now_ timestamptz;
-	no integer := 0;
-	filtered boolean := false;
-	busy boolean := false;
-	rounds integer := 0;
+	no integer;
+	timed boolean; longest integer;
+	got boolean; filtered boolean; busy boolean;
 BEGIN
-	IF current_setting('transaction_read_only') = 'on' THEN
-		RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'cannot execute this function in a read-only transaction';
+	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' OR (scope = '' OR key = '' OR length(scope) > 1024) IS NOT FALSE OR retention IS NOT NULL OR lease IS NOT NULL
+			OR request IS NOT NULL AND fingerprint IS NOT NULL OR octet_length(fingerprint) NOT BETWEEN 1 AND 64 THEN
+		IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
+		PERFORM @extschema@.idempotent__may_write();
 	END IF;
-	IF scope IS NULL OR scope = '' THEN
+		IF (scope = '' OR key = '' OR length(scope) > 1024) IS NOT FALSE THEN
+		IF scope IS NULL OR scope = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope must not be null or empty';
 	ELSIF length(scope) > 1024 THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope is too long',
 			DETAIL = 'It must have at most 1024 characters.';
 	END IF;
-	IF key IS NULL OR key = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key must not be null or empty';
 	END IF;
-	IF request IS NOT NULL THEN
-		IF fingerprint IS NOT NULL THEN
+		IF request IS NOT NULL AND fingerprint IS NOT NULL THEN
 			RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'request and fingerprint cannot both be given';
-		END IF;
-		fp := '\x01'::bytea || sha256(@extschema@.idempotent__canonical(request));
-	ELSIF fingerprint IS NOT NULL THEN
-		IF octet_length(fingerprint) NOT BETWEEN 1 AND 64 THEN
+		ELSIF octet_length(fingerprint) NOT BETWEEN 1 AND 64 THEN
 			RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'fingerprint must have 1 to 64 bytes';
 		END IF;
+		IF retention IS NOT NULL THEN
+			ret := @extschema@.idempotent__span(retention, 'retention', 1, interval '876000000 hours');
+		END IF;
+		IF lease IS NOT NULL THEN
+			lease := @extschema@.idempotent__span(lease, 'lease', 1, '720 hours');
+		END IF;
+	END IF;
+	IF request IS NOT NULL THEN
+		fp := '\x01'::bytea || sha256(@extschema@.idempotent__canonical(request));
+	ELSIF fingerprint IS NOT NULL THEN
 		fp := '\x00'::bytea || fingerprint;
 	END IF;
-	IF retention IS NOT NULL THEN
-		ret := @extschema@.idempotent__span(retention, 'retention', 1, interval '876000000 hours');
-	END IF;
-	IF lease IS NOT NULL THEN
-		lease := @extschema@.idempotent__span(lease, 'lease', 1, '720 hours');
-	END IF;
 	IF length(key) IN (26, 36) THEN
-		hex := @extschema@.idempotent__hex(scope, key);
+		i := @extschema@.idempotent__hex(scope, key)::uuid;
 	ELSE
-		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex');
+		i := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex')::uuid;
 	END IF;
-	i := hex::uuid;
-	h := ('x' || substr(hex, 17))::bit(64)::bigint;
-	a.replayed := false;
 
-	LOOP
-		rounds := rounds + 1;
-		IF rounds > 10 THEN
+	-- Look first: a finished key is replayed without a lock.
+	SELECT CASE WHEN o.finished_at IS NOT NULL AND o.expires_at > clock_timestamp() AND o.scope = scope AND o.key = key
+				AND (o.fingerprint <> fp AND get_byte(o.fingerprint, 0) <= 1) IS NOT TRUE THEN 'replayed' END,
+			true, o.attempt, o.status, o.headers, o.response, o.body, NULL::text, NULL::jsonb,
+			o.first_seen_at, o.finished_at, o.expires_at, NULL::integer, NULL::text
+		INTO a FROM @extschema@.idempotency_keys o WHERE o.id = i;
+	IF FOUND THEN
+		IF a.outcome IS NOT NULL THEN
+			RETURN a;
+		END IF;
+
+	-- The most common course: nothing is stored of the key, nobody is at it, and what was said of it is the default.
+	ELSIF lease IS NULL AND ret IS NULL AND first_sent IS NULL AND NOT current_setting('transaction_isolation') <> 'read committed'
+			AND coalesce(current_setting('idempotency.retention', true), '') || coalesce(current_setting('idempotency.key_time', true), '')
+				|| coalesce(current_setting('idempotency.max_key_length', true), '') = ''
+			AND pg_try_advisory_xact_lock(('x' || encode(substr(uuid_send(i), 9), 'hex'))::bit(64)::bigint) THEN
+		now_ := clock_timestamp();
+		INSERT INTO @extschema@.idempotency_keys AS o
+			(id, scope, key, fingerprint, attempt, first_seen_at, expires_at, retention, xid)
+			SELECT i, scope, key, fp, 1, now_, CASE WHEN s.retention = interval '24:00:00'
+	THEN date_bin(interval '00:04:28.435456', now_ + interval '24:00:00' - interval '1 microsecond', '2000-01-01 00:00:00+00') + interval '00:04:28.435456'
+	ELSE @extschema@.idempotent__expires(now_, NULL, s.retention) END, s.retention, pg_current_xact_id()
+			FROM @extschema@.idempotency_settings s
+			WHERE s.only_row AND NOT s.key_time AND length(key) <= s.max_key_length
+				AND NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.reset_at IS NULL)
+			ON CONFLICT (id) DO NOTHING RETURNING o.retention INTO ret;
+		IF FOUND THEN
+			-- S3
+			SELECT 'started', false, 1, NULL::integer, NULL::jsonb, NULL::jsonb, NULL::bytea, NULL::text, NULL::jsonb,
+					now_, NULL::timestamptz, now_ + ret, NULL::integer, NULL::text
+				INTO a WHERE NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = i);
+			IF FOUND THEN
+				RETURN a;
+			END IF;
+			got := true; timed := false; longest := length(key);
+		END IF;
+	END IF;
+
+	a := NULL;
+	me := pg_current_xact_id_if_assigned();
+	h := ('x' || encode(substr(uuid_send(i), 9), 'hex'))::bit(64)::bigint;
+	sent := first_sent;
+	a.replayed := false;
+	FOR round IN 1..11 LOOP
+		EXIT WHEN got;
+		IF round = 11 THEN
 			PERFORM @extschema@.idempotent__give_up();
 		END IF;
 
-		-- Look first: a finished key is replayed, and another request or a parked key refused, without a lock.
+		-- Another request, and a parked key, are refused without a lock too.
 		SELECT k.*, (SELECT true FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.reset_at IS NULL) AS claimed,
 				s.retention AS default_retention, s.key_time, s.max_key_length INTO r
-			FROM @extschema@.idempotency_settings s LEFT JOIN @extschema@.idempotency_keys k ON k.id = i;
+			FROM @extschema@.idempotency_settings s LEFT JOIN @extschema@.idempotency_keys k ON k.id = i WHERE s.only_row;
 		now_ := clock_timestamp();
-		no := 0;
+		no := 0; timed := r.key_time; longest := r.max_key_length;
 		IF ret IS NULL THEN
 			IF current_setting('idempotency.retention', true) <> '' THEN
 				ret := @extschema@.idempotent__retention();
@@ -786,7 +891,7 @@ BEGIN
 					PERFORM @extschema@.idempotent__report('open', NULL, NULL);
 				ELSIF c.scope <> scope OR c.key <> key OR c.fingerprint <> fp AND get_byte(c.fingerprint, 0) <= 1 THEN
 					a.outcome := 'mismatch';
-				ELSIF filtered AND NOT busy OR NOT current_setting('transaction_isolation') <> 'read committed' AND @extschema@.idempotent__is_parked(c, now_) THEN
+				ELSIF filtered AND busy IS NOT TRUE OR NOT current_setting('transaction_isolation') <> 'read committed' AND @extschema@.idempotent__is_parked(c, now_) THEN
 					IF c.scope <> scope OR c.key <> key THEN
 					a.outcome := 'mismatch';
 				ELSIF c.fingerprint <> fp AND get_byte(c.fingerprint, 0) <= 1 THEN
@@ -817,7 +922,7 @@ BEGIN
 			END IF;
 			RETURN a;
 		END IF;
-		IF NOT filtered THEN
+		IF filtered IS NOT TRUE THEN
 			filtered := true;
 			IF pg_try_advisory_xact_lock(h) THEN
 				CONTINUE WHEN r.claimed;
@@ -853,18 +958,21 @@ BEGIN
 			END IF;
 			INSERT INTO @extschema@.idempotency_keys AS k
 				(id, scope, key, fingerprint, attempt, first_seen_at, expires_at, retention, xid)
-				VALUES (i, scope, key, fp, 1, now_, now_ + ret, ret, pg_current_xact_id()) ON CONFLICT (id) DO NOTHING;
+				VALUES (i, scope, key, fp, 1, now_, CASE WHEN ret = interval '24:00:00'
+	THEN date_bin(interval '00:04:28.435456', now_ + interval '24:00:00' - interval '1 microsecond', '2000-01-01 00:00:00+00') + interval '00:04:28.435456'
+	ELSE @extschema@.idempotent__expires(now_, NULL, ret) END, ret, pg_current_xact_id()) ON CONFLICT (id) DO NOTHING;
 			CONTINUE WHEN NOT FOUND;
 		END IF;
+		got := true;
+	END LOOP;
 
+	IF got THEN
 		-- The claim, as it is now that nobody else is at the key.
 		SELECT l.* INTO c FROM @extschema@.idempotency_claims l WHERE l.id = i;
 		IF NOT FOUND AND current_setting('transaction_isolation') <> 'read committed' THEN
 			PERFORM @extschema@.idempotent__probe_claim(i);
 		END IF;
-		EXIT;
-	END LOOP;
-
+	END IF;
 	IF a.outcome IS NULL AND c.id IS NOT NULL AND c.reset_at IS NULL THEN
 		IF c.scope <> scope OR c.key <> key THEN
 					a.outcome := 'mismatch';
@@ -887,7 +995,9 @@ BEGIN
 				IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 				UPDATE @extschema@.idempotency_keys k SET attempt = c.attempt + 1, claim_no = c.attempt,
 						fingerprint = coalesce(c.fingerprint, fp), first_seen_at = c.first_seen_at, retention = c.retention,
-						expires_at = now_ + c.retention,
+						expires_at = CASE WHEN c.retention = interval '24:00:00'
+	THEN date_bin(interval '00:04:28.435456', now_ + interval '24:00:00' - interval '1 microsecond', '2000-01-01 00:00:00+00') + interval '00:04:28.435456'
+	ELSE @extschema@.idempotent__expires(now_, NULL, c.retention) END,
 						sent_at = coalesce(sent, @extschema@.idempotent__key_time(key))
 					WHERE k.id = i;
 			ELSE
@@ -906,7 +1016,7 @@ BEGIN
 	IF a.outcome IS NULL OR a.outcome = 'expired' THEN
 		IF length(key) > (CASE WHEN current_setting('idempotency.max_key_length', true) <> ''
 				THEN @extschema@.idempotent__setting_number('max_key_length', current_setting('idempotency.max_key_length'))
-				ELSE r.max_key_length END) THEN
+				ELSE longest END) THEN
 			RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key is too long',
 				DETAIL = 'See "idempotency.max_key_length".';
 		END IF;
@@ -918,7 +1028,7 @@ BEGIN
 				RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'first_sent is in the future',
 					DETAIL = 'It is more than a minute ahead of the server''s clock.';
 			END IF;
-		ELSIF r.key_time OR current_setting('idempotency.key_time', true) <> '' THEN
+		ELSIF timed OR current_setting('idempotency.key_time', true) <> '' THEN
 			sent := @extschema@.idempotent__key_time(key);
 			sent := CASE WHEN sent <= now_ + ret THEN sent END;
 		END IF;
@@ -947,7 +1057,7 @@ BEGIN
 			(id, scope, key, fingerprint, request, attempt, max_attempts, retention, lease, first_seen_at, claimed_at, lease_until, xid)
 			VALUES (i, scope, key, fp, request, no, coalesce((SELECT CASE WHEN m.n = 0 OR m.n::bigint + no - 1 > 2147483647 THEN 0 ELSE no - 1 + m.n END
 	FROM (SELECT CASE WHEN current_setting('idempotency.max_attempts', true) <> '' THEN @extschema@.idempotent__setting_number('max_attempts', current_setting('idempotency.max_attempts'))
-	ELSE (SELECT s.max_attempts FROM @extschema@.idempotency_settings s) END AS n) m), 0), ret, lease, now_, now_, now_ + lease, pg_current_xact_id())
+	ELSE (SELECT s.max_attempts FROM @extschema@.idempotency_settings s WHERE s.only_row) END AS n) m), 0), ret, lease, now_, now_, now_ + lease, pg_current_xact_id())
 			ON CONFLICT (id) DO NOTHING;
 		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	ELSIF c.id IS NOT NULL OR sent IS NOT NULL THEN
@@ -971,71 +1081,112 @@ CREATE FUNCTION @extschema@.idempotent_try_begin(
 AS $$
 #variable_conflict use_variable
 DECLARE
-	hex text; i uuid; h bigint;
-	me xid8 := pg_current_xact_id_if_assigned();
+	i uuid; h bigint;
+	me xid8;
 	a @extschema@.idempotent_attempt;
 	r record;
 	c @extschema@.idempotency_claims;
 	old @extschema@.idempotency_keys;
 	fp bytea;
 	ret interval;
-	sent timestamptz := first_sent;
+	sent timestamptz;
 	now_ timestamptz;
-	no integer := 0;
-	filtered boolean := false;
-	busy boolean := false;
-	rounds integer := 0;
+	no integer;
+	timed boolean; longest integer;
+	got boolean; filtered boolean; busy boolean;
 BEGIN
-	IF current_setting('transaction_read_only') = 'on' THEN
-		RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'cannot execute this function in a read-only transaction';
+	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' OR (scope = '' OR key = '' OR length(scope) > 1024) IS NOT FALSE OR retention IS NOT NULL OR lease IS NOT NULL
+			OR request IS NOT NULL AND fingerprint IS NOT NULL OR octet_length(fingerprint) NOT BETWEEN 1 AND 64 THEN
+		IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
+		PERFORM @extschema@.idempotent__may_write();
 	END IF;
-	IF scope IS NULL OR scope = '' THEN
+		IF (scope = '' OR key = '' OR length(scope) > 1024) IS NOT FALSE THEN
+		IF scope IS NULL OR scope = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope must not be null or empty';
 	ELSIF length(scope) > 1024 THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope is too long',
 			DETAIL = 'It must have at most 1024 characters.';
 	END IF;
-	IF key IS NULL OR key = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key must not be null or empty';
 	END IF;
-	IF request IS NOT NULL THEN
-		IF fingerprint IS NOT NULL THEN
+		IF request IS NOT NULL AND fingerprint IS NOT NULL THEN
 			RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'request and fingerprint cannot both be given';
-		END IF;
-		fp := '\x01'::bytea || sha256(@extschema@.idempotent__canonical(request));
-	ELSIF fingerprint IS NOT NULL THEN
-		IF octet_length(fingerprint) NOT BETWEEN 1 AND 64 THEN
+		ELSIF octet_length(fingerprint) NOT BETWEEN 1 AND 64 THEN
 			RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'fingerprint must have 1 to 64 bytes';
 		END IF;
+		IF retention IS NOT NULL THEN
+			ret := @extschema@.idempotent__span(retention, 'retention', 1, interval '876000000 hours');
+		END IF;
+		IF lease IS NOT NULL THEN
+			lease := @extschema@.idempotent__span(lease, 'lease', 1, '720 hours');
+		END IF;
+	END IF;
+	IF request IS NOT NULL THEN
+		fp := '\x01'::bytea || sha256(@extschema@.idempotent__canonical(request));
+	ELSIF fingerprint IS NOT NULL THEN
 		fp := '\x00'::bytea || fingerprint;
 	END IF;
-	IF retention IS NOT NULL THEN
-		ret := @extschema@.idempotent__span(retention, 'retention', 1, interval '876000000 hours');
-	END IF;
-	IF lease IS NOT NULL THEN
-		lease := @extschema@.idempotent__span(lease, 'lease', 1, '720 hours');
-	END IF;
 	IF length(key) IN (26, 36) THEN
-		hex := @extschema@.idempotent__hex(scope, key);
+		i := @extschema@.idempotent__hex(scope, key)::uuid;
 	ELSE
-		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex');
+		i := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex')::uuid;
 	END IF;
-	i := hex::uuid;
-	h := ('x' || substr(hex, 17))::bit(64)::bigint;
-	a.replayed := false;
 
-	LOOP
-		rounds := rounds + 1;
-		IF rounds > 10 THEN
+	-- Look first: a finished key is replayed without a lock.
+	SELECT CASE WHEN o.finished_at IS NOT NULL AND o.expires_at > clock_timestamp() AND o.scope = scope AND o.key = key
+				AND (o.fingerprint <> fp AND get_byte(o.fingerprint, 0) <= 1) IS NOT TRUE THEN 'replayed' END,
+			true, o.attempt, o.status, o.headers, o.response, o.body, NULL::text, NULL::jsonb,
+			o.first_seen_at, o.finished_at, o.expires_at, NULL::integer, NULL::text
+		INTO a FROM @extschema@.idempotency_keys o WHERE o.id = i;
+	IF FOUND THEN
+		IF a.outcome IS NOT NULL THEN
+			RETURN a;
+		END IF;
+
+	-- The most common course: nothing is stored of the key, nobody is at it, and what was said of it is the default.
+	ELSIF lease IS NULL AND ret IS NULL AND first_sent IS NULL AND NOT current_setting('transaction_isolation') <> 'read committed'
+			AND coalesce(current_setting('idempotency.retention', true), '') || coalesce(current_setting('idempotency.key_time', true), '')
+				|| coalesce(current_setting('idempotency.max_key_length', true), '') = ''
+			AND pg_try_advisory_xact_lock(('x' || encode(substr(uuid_send(i), 9), 'hex'))::bit(64)::bigint) THEN
+		now_ := clock_timestamp();
+		INSERT INTO @extschema@.idempotency_keys AS o
+			(id, scope, key, fingerprint, attempt, first_seen_at, expires_at, retention, xid)
+			SELECT i, scope, key, fp, 1, now_, CASE WHEN s.retention = interval '24:00:00'
+	THEN date_bin(interval '00:04:28.435456', now_ + interval '24:00:00' - interval '1 microsecond', '2000-01-01 00:00:00+00') + interval '00:04:28.435456'
+	ELSE @extschema@.idempotent__expires(now_, NULL, s.retention) END, s.retention, pg_current_xact_id()
+			FROM @extschema@.idempotency_settings s
+			WHERE s.only_row AND NOT s.key_time AND length(key) <= s.max_key_length
+				AND NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.reset_at IS NULL)
+			ON CONFLICT (id) DO NOTHING RETURNING o.retention INTO ret;
+		IF FOUND THEN
+			-- S3
+			SELECT 'started', false, 1, NULL::integer, NULL::jsonb, NULL::jsonb, NULL::bytea, NULL::text, NULL::jsonb,
+					now_, NULL::timestamptz, now_ + ret, NULL::integer, NULL::text
+				INTO a WHERE NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = i);
+			IF FOUND THEN
+				RETURN a;
+			END IF;
+			got := true; timed := false; longest := length(key);
+		END IF;
+	END IF;
+
+	a := NULL;
+	me := pg_current_xact_id_if_assigned();
+	h := ('x' || encode(substr(uuid_send(i), 9), 'hex'))::bit(64)::bigint;
+	sent := first_sent;
+	a.replayed := false;
+	FOR round IN 1..11 LOOP
+		EXIT WHEN got;
+		IF round = 11 THEN
 			PERFORM @extschema@.idempotent__give_up();
 		END IF;
 
-		-- Look first: a finished key is replayed, and another request or a parked key refused, without a lock.
+		-- Another request, and a parked key, are refused without a lock too.
 		SELECT k.*, (SELECT true FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.reset_at IS NULL) AS claimed,
 				s.retention AS default_retention, s.key_time, s.max_key_length INTO r
-			FROM @extschema@.idempotency_settings s LEFT JOIN @extschema@.idempotency_keys k ON k.id = i;
+			FROM @extschema@.idempotency_settings s LEFT JOIN @extschema@.idempotency_keys k ON k.id = i WHERE s.only_row;
 		now_ := clock_timestamp();
-		no := 0;
+		no := 0; timed := r.key_time; longest := r.max_key_length;
 		IF ret IS NULL THEN
 			IF current_setting('idempotency.retention', true) <> '' THEN
 				ret := @extschema@.idempotent__retention();
@@ -1070,7 +1221,7 @@ BEGIN
 					PERFORM @extschema@.idempotent__report('open', NULL, NULL);
 				ELSIF c.scope <> scope OR c.key <> key OR c.fingerprint <> fp AND get_byte(c.fingerprint, 0) <= 1 THEN
 					a.outcome := 'mismatch';
-				ELSIF filtered AND NOT busy OR NOT current_setting('transaction_isolation') <> 'read committed' AND @extschema@.idempotent__is_parked(c, now_) THEN
+				ELSIF filtered AND busy IS NOT TRUE OR NOT current_setting('transaction_isolation') <> 'read committed' AND @extschema@.idempotent__is_parked(c, now_) THEN
 					IF c.scope <> scope OR c.key <> key THEN
 					a.outcome := 'mismatch';
 				ELSIF c.fingerprint <> fp AND get_byte(c.fingerprint, 0) <= 1 THEN
@@ -1101,7 +1252,7 @@ BEGIN
 			END IF;
 			RETURN a;
 		END IF;
-		IF NOT filtered THEN
+		IF filtered IS NOT TRUE THEN
 			filtered := true;
 			IF pg_try_advisory_xact_lock(h) THEN
 				CONTINUE WHEN r.claimed;
@@ -1137,18 +1288,21 @@ BEGIN
 			END IF;
 			INSERT INTO @extschema@.idempotency_keys AS k
 				(id, scope, key, fingerprint, attempt, first_seen_at, expires_at, retention, xid)
-				VALUES (i, scope, key, fp, 1, now_, now_ + ret, ret, pg_current_xact_id()) ON CONFLICT (id) DO NOTHING;
+				VALUES (i, scope, key, fp, 1, now_, CASE WHEN ret = interval '24:00:00'
+	THEN date_bin(interval '00:04:28.435456', now_ + interval '24:00:00' - interval '1 microsecond', '2000-01-01 00:00:00+00') + interval '00:04:28.435456'
+	ELSE @extschema@.idempotent__expires(now_, NULL, ret) END, ret, pg_current_xact_id()) ON CONFLICT (id) DO NOTHING;
 			CONTINUE WHEN NOT FOUND;
 		END IF;
+		got := true;
+	END LOOP;
 
+	IF got THEN
 		-- The claim, as it is now that nobody else is at the key.
 		SELECT l.* INTO c FROM @extschema@.idempotency_claims l WHERE l.id = i;
 		IF NOT FOUND AND current_setting('transaction_isolation') <> 'read committed' THEN
 			PERFORM @extschema@.idempotent__probe_claim(i);
 		END IF;
-		EXIT;
-	END LOOP;
-
+	END IF;
 	IF a.outcome IS NULL AND c.id IS NOT NULL AND c.reset_at IS NULL THEN
 		IF c.scope <> scope OR c.key <> key THEN
 					a.outcome := 'mismatch';
@@ -1171,7 +1325,9 @@ BEGIN
 				IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 				UPDATE @extschema@.idempotency_keys k SET attempt = c.attempt + 1, claim_no = c.attempt,
 						fingerprint = coalesce(c.fingerprint, fp), first_seen_at = c.first_seen_at, retention = c.retention,
-						expires_at = now_ + c.retention,
+						expires_at = CASE WHEN c.retention = interval '24:00:00'
+	THEN date_bin(interval '00:04:28.435456', now_ + interval '24:00:00' - interval '1 microsecond', '2000-01-01 00:00:00+00') + interval '00:04:28.435456'
+	ELSE @extschema@.idempotent__expires(now_, NULL, c.retention) END,
 						sent_at = coalesce(sent, @extschema@.idempotent__key_time(key))
 					WHERE k.id = i;
 			ELSE
@@ -1190,7 +1346,7 @@ BEGIN
 	IF a.outcome IS NULL OR a.outcome = 'expired' THEN
 		IF length(key) > (CASE WHEN current_setting('idempotency.max_key_length', true) <> ''
 				THEN @extschema@.idempotent__setting_number('max_key_length', current_setting('idempotency.max_key_length'))
-				ELSE r.max_key_length END) THEN
+				ELSE longest END) THEN
 			RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key is too long',
 				DETAIL = 'See "idempotency.max_key_length".';
 		END IF;
@@ -1202,7 +1358,7 @@ BEGIN
 				RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'first_sent is in the future',
 					DETAIL = 'It is more than a minute ahead of the server''s clock.';
 			END IF;
-		ELSIF r.key_time OR current_setting('idempotency.key_time', true) <> '' THEN
+		ELSIF timed OR current_setting('idempotency.key_time', true) <> '' THEN
 			sent := @extschema@.idempotent__key_time(key);
 			sent := CASE WHEN sent <= now_ + ret THEN sent END;
 		END IF;
@@ -1231,7 +1387,7 @@ BEGIN
 			(id, scope, key, fingerprint, request, attempt, max_attempts, retention, lease, first_seen_at, claimed_at, lease_until, xid)
 			VALUES (i, scope, key, fp, request, no, coalesce((SELECT CASE WHEN m.n = 0 OR m.n::bigint + no - 1 > 2147483647 THEN 0 ELSE no - 1 + m.n END
 	FROM (SELECT CASE WHEN current_setting('idempotency.max_attempts', true) <> '' THEN @extschema@.idempotent__setting_number('max_attempts', current_setting('idempotency.max_attempts'))
-	ELSE (SELECT s.max_attempts FROM @extschema@.idempotency_settings s) END AS n) m), 0), ret, lease, now_, now_, now_ + lease, pg_current_xact_id())
+	ELSE (SELECT s.max_attempts FROM @extschema@.idempotency_settings s WHERE s.only_row) END AS n) m), 0), ret, lease, now_, now_, now_ + lease, pg_current_xact_id())
 			ON CONFLICT (id) DO NOTHING;
 		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	ELSIF c.id IS NOT NULL OR sent IS NOT NULL THEN
@@ -1256,65 +1412,71 @@ CREATE FUNCTION @extschema@.idempotent_finish(
 AS $$
 #variable_conflict use_variable
 DECLARE
-	hex text; i uuid; h bigint;
+	i uuid; h bigint;
 	ret interval;
 	most integer;
 	now_ timestamptz := clock_timestamp();
-	r record;
+	number integer; claimed integer;
 	k @extschema@.idempotency_keys;
 	c @extschema@.idempotency_claims;
 BEGIN
-	IF current_setting('transaction_read_only') = 'on' THEN
-		RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'cannot execute this function in a read-only transaction';
+	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' OR (scope = '' OR key = '' OR length(scope) > 1024) IS NOT FALSE OR body_text IS NOT NULL OR attempt < 1 OR retention IS NOT NULL THEN
+		IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
+		PERFORM @extschema@.idempotent__may_write();
 	END IF;
-	IF scope IS NULL OR scope = '' THEN
+		IF (scope = '' OR key = '' OR length(scope) > 1024) IS NOT FALSE THEN
+		IF scope IS NULL OR scope = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope must not be null or empty';
 	ELSIF length(scope) > 1024 THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope is too long',
 			DETAIL = 'It must have at most 1024 characters.';
 	END IF;
-	IF key IS NULL OR key = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key must not be null or empty';
 	END IF;
-	IF body_text IS NOT NULL THEN
+		IF body_text IS NOT NULL THEN
 		IF body IS NOT NULL THEN
 			RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'body and body_text cannot both be given';
 		END IF;
 		body := convert_to(body_text, 'UTF8');
 	END IF;
-	IF attempt < 1 THEN
+		IF attempt < 1 THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'attempt must be at least 1';
 	END IF;
-	IF retention IS NOT NULL THEN
-		ret := @extschema@.idempotent__span(retention, 'retention', 1, interval '876000000 hours');
+		IF retention IS NOT NULL THEN
+			ret := @extschema@.idempotent__span(retention, 'retention', 1, interval '876000000 hours');
+		END IF;
 	END IF;
 	IF length(key) IN (26, 36) THEN
-		hex := @extschema@.idempotent__hex(scope, key);
+		i := @extschema@.idempotent__hex(scope, key)::uuid;
 	ELSE
-		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex');
+		i := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex')::uuid;
 	END IF;
-	i := hex::uuid;
 	UPDATE @extschema@.idempotency_keys o SET response = response, status = status, headers = headers, body = body,
-			finished_at = now_, expires_at = date_bin(CASE WHEN coalesce(ret, o.retention) = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(coalesce(ret, o.retention)) END, greatest(now_, CASE WHEN o.sent_at < now_ + coalesce(ret, o.retention) THEN o.sent_at WHEN o.sent_at >= now_ + coalesce(ret, o.retention) THEN now_ + coalesce(ret, o.retention) END) + coalesce(ret, o.retention) - interval '1 microsecond', '2000-01-01 00:00:00+00') + CASE WHEN coalesce(ret, o.retention) = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(coalesce(ret, o.retention)) END,
+			finished_at = now_, expires_at = CASE WHEN ret IS NULL AND o.sent_at IS NULL AND now_ + o.retention <= o.expires_at THEN o.expires_at
+				ELSE @extschema@.idempotent__expires(now_, o.sent_at, coalesce(ret, o.retention)) END,
 			shortened = CASE WHEN ret < o.retention THEN true END,
-			retention = NULL, sent_at = NULL, xid = NULL
+			retention = NULL, sent_at = NULL
 		WHERE o.id = i AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
 			AND o.attempt = coalesce(attempt, o.attempt)
-		RETURNING o.claim_no, o.attempt, (SELECT s.max_response_size FROM @extschema@.idempotency_settings s) AS most INTO r;
+		RETURNING o.claim_no, o.attempt, (SELECT s.max_response_size FROM @extschema@.idempotency_settings s WHERE s.only_row)
+		INTO claimed, number, most;
 	IF FOUND THEN
-		IF r.most > 0 OR current_setting('idempotency.max_response_size', true) <> '' THEN
+		IF most > 0 OR claimed IS NOT NULL OR current_setting('idempotency.max_response_size', true) <> '' THEN
 			most := CASE WHEN current_setting('idempotency.max_response_size', true) <> '' THEN @extschema@.idempotent__setting_number('max_response_size', current_setting('idempotency.max_response_size'))
-	ELSE (SELECT s.max_response_size FROM @extschema@.idempotency_settings s) END;
+	ELSE (SELECT s.max_response_size FROM @extschema@.idempotency_settings s WHERE s.only_row) END;
 	IF most > 0 AND coalesce(octet_length(jsonb_send(response)), 0) + coalesce(octet_length(jsonb_send(headers)), 0)
 			+ coalesce(octet_length(body), 0) > most THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK413', MESSAGE = 'response is too large to be stored',
 			DETAIL = format('idempotency.max_response_size is %s bytes.', most),
 			HINT = 'Store the response elsewhere and keep a reference to it with the key.';
 	END IF;
-		END IF;
-		IF r.claim_no IS NOT NULL THEN
-			UPDATE @extschema@.idempotency_keys o SET claim_no = NULL WHERE o.id = i;
-			DELETE FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.attempt IN (r.attempt, r.claim_no);
+			IF claimed IS NOT NULL THEN
+				UPDATE @extschema@.idempotency_keys o SET claim_no = NULL WHERE o.id = i;
+				DELETE FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.attempt IN (number, claimed);
+				IF NOT FOUND AND EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.attempt IN (number, claimed)) THEN
+					PERFORM @extschema@.idempotent__give_up();
+				END IF;
+			END IF;
 		END IF;
 		RETURN response;
 	END IF;
@@ -1336,10 +1498,10 @@ BEGIN
 				ELSE 'Call idempotent_begin before the work, in the same transaction.' END;
 	END IF;
 
-	h := ('x' || substr(hex, 17))::bit(64)::bigint;
+	h := ('x' || encode(substr(uuid_send(i), 9), 'hex'))::bit(64)::bigint;
 	c := @extschema@.idempotent__own(i, h, scope, key, attempt, false);
 	most := CASE WHEN current_setting('idempotency.max_response_size', true) <> '' THEN @extschema@.idempotent__setting_number('max_response_size', current_setting('idempotency.max_response_size'))
-	ELSE (SELECT s.max_response_size FROM @extschema@.idempotency_settings s) END;
+	ELSE (SELECT s.max_response_size FROM @extschema@.idempotency_settings s WHERE s.only_row) END;
 	IF most > 0 AND coalesce(octet_length(jsonb_send(response)), 0) + coalesce(octet_length(jsonb_send(headers)), 0)
 			+ coalesce(octet_length(body), 0) > most THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK413', MESSAGE = 'response is too large to be stored',
@@ -1354,7 +1516,7 @@ BEGIN
 	INSERT INTO @extschema@.idempotency_keys
 		(id, scope, key, fingerprint, attempt, status, headers, response, body, first_seen_at, finished_at, expires_at, shortened)
 		VALUES (i, scope, key, c.fingerprint, attempt, status, headers, response, body, c.first_seen_at, now_,
-			date_bin(CASE WHEN ret = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(ret) END, greatest(now_, CASE WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) < now_ + ret THEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + CASE WHEN ret = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(ret) END,
+			date_bin(@extschema@.idempotent__step(ret), greatest(now_, CASE WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) < now_ + ret THEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + @extschema@.idempotent__step(ret),
 			CASE WHEN ret < c.retention THEN true END)
 		ON CONFLICT (id) DO NOTHING;
 	IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
@@ -1372,19 +1534,19 @@ CREATE FUNCTION @extschema@.idempotent_release(
 AS $$
 #variable_conflict use_variable
 DECLARE
-	hex text; i uuid;
+	i uuid;
 	k @extschema@.idempotency_keys;
 BEGIN
-	IF current_setting('transaction_read_only') = 'on' THEN
-		RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'cannot execute this function in a read-only transaction';
+	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
+		PERFORM @extschema@.idempotent__may_write();
 	END IF;
-	IF scope IS NULL OR scope = '' THEN
+	IF (scope = '' OR key = '' OR length(scope) > 1024) IS NOT FALSE THEN
+		IF scope IS NULL OR scope = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope must not be null or empty';
 	ELSIF length(scope) > 1024 THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope is too long',
 			DETAIL = 'It must have at most 1024 characters.';
 	END IF;
-	IF key IS NULL OR key = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key must not be null or empty';
 	END IF;
 	IF attempt < 1 THEN
@@ -1397,11 +1559,10 @@ BEGIN
 		retry_after := @extschema@.idempotent__span(retry_after, 'retry_after', 0, '720 hours');
 	END IF;
 	IF length(key) IN (26, 36) THEN
-		hex := @extschema@.idempotent__hex(scope, key);
+		i := @extschema@.idempotent__hex(scope, key)::uuid;
 	ELSE
-		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex');
+		i := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex')::uuid;
 	END IF;
-	i := hex::uuid;
 	SELECT o.* INTO k FROM @extschema@.idempotency_keys o
 		WHERE o.id = i AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned();
 	IF FOUND THEN
@@ -1422,7 +1583,7 @@ BEGIN
 	ELSIF attempt IS NULL THEN
 		RETURN false;
 	END IF;
-	PERFORM @extschema@.idempotent__own(i, ('x' || substr(hex, 17))::bit(64)::bigint, scope, key, attempt, false);
+	PERFORM @extschema@.idempotent__own(i, ('x' || encode(substr(uuid_send(i), 9), 'hex'))::bit(64)::bigint, scope, key, attempt, false);
 	RETURN @extschema@.idempotent__write_release(i, attempt, attempt, error, retry_after, reset);
 END;
 $$;
@@ -1436,19 +1597,19 @@ CREATE FUNCTION @extschema@.idempotent_checkpoint(
 AS $$
 #variable_conflict use_variable
 DECLARE
-	hex text; i uuid;
+	i uuid;
 	ends timestamptz;
 BEGIN
-	IF current_setting('transaction_read_only') = 'on' THEN
-		RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'cannot execute this function in a read-only transaction';
+	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
+		PERFORM @extschema@.idempotent__may_write();
 	END IF;
-	IF scope IS NULL OR scope = '' THEN
+	IF (scope = '' OR key = '' OR length(scope) > 1024) IS NOT FALSE THEN
+		IF scope IS NULL OR scope = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope must not be null or empty';
 	ELSIF length(scope) > 1024 THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope is too long',
 			DETAIL = 'It must have at most 1024 characters.';
 	END IF;
-	IF key IS NULL OR key = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key must not be null or empty';
 	END IF;
 	IF attempt IS NULL THEN
@@ -1466,17 +1627,16 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'state cannot be given without a checkpoint';
 	END IF;
 	IF length(key) IN (26, 36) THEN
-		hex := @extschema@.idempotent__hex(scope, key);
+		i := @extschema@.idempotent__hex(scope, key)::uuid;
 	ELSE
-		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex');
+		i := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex')::uuid;
 	END IF;
-	i := hex::uuid;
 	IF EXISTS (SELECT FROM @extschema@.idempotency_keys o
 			WHERE o.id = i AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()) THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'idempotency attempt has no lease',
 			HINT = 'Checkpoint and park are for work that spans transactions: begin it with lease => ''...''.';
 	END IF;
-	PERFORM @extschema@.idempotent__own(i, ('x' || substr(hex, 17))::bit(64)::bigint, scope, key, attempt, false);
+	PERFORM @extschema@.idempotent__own(i, ('x' || encode(substr(uuid_send(i), 9), 'hex'))::bit(64)::bigint, scope, key, attempt, false);
 	UPDATE @extschema@.idempotency_claims l SET
 			checkpoint = coalesce(checkpoint, l.checkpoint),
 			state = CASE WHEN checkpoint IS NULL THEN l.state ELSE state END,
@@ -1496,19 +1656,19 @@ CREATE FUNCTION @extschema@.idempotent_park(
 AS $$
 #variable_conflict use_variable
 DECLARE
-	hex text; i uuid;
+	i uuid;
 	now_ timestamptz;
 BEGIN
-	IF current_setting('transaction_read_only') = 'on' THEN
-		RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'cannot execute this function in a read-only transaction';
+	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
+		PERFORM @extschema@.idempotent__may_write();
 	END IF;
-	IF scope IS NULL OR scope = '' THEN
+	IF (scope = '' OR key = '' OR length(scope) > 1024) IS NOT FALSE THEN
+		IF scope IS NULL OR scope = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope must not be null or empty';
 	ELSIF length(scope) > 1024 THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope is too long',
 			DETAIL = 'It must have at most 1024 characters.';
 	END IF;
-	IF key IS NULL OR key = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key must not be null or empty';
 	END IF;
 	IF attempt IS NULL THEN
@@ -1521,17 +1681,16 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'error must not be null or empty';
 	END IF;
 	IF length(key) IN (26, 36) THEN
-		hex := @extschema@.idempotent__hex(scope, key);
+		i := @extschema@.idempotent__hex(scope, key)::uuid;
 	ELSE
-		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex');
+		i := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex')::uuid;
 	END IF;
-	i := hex::uuid;
 	IF EXISTS (SELECT FROM @extschema@.idempotency_keys o
 			WHERE o.id = i AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()) THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'idempotency attempt has no lease',
 			HINT = 'Checkpoint and park are for work that spans transactions: begin it with lease => ''...''.';
 	END IF;
-	PERFORM @extschema@.idempotent__own(i, ('x' || substr(hex, 17))::bit(64)::bigint, scope, key, attempt, true);
+	PERFORM @extschema@.idempotent__own(i, ('x' || encode(substr(uuid_send(i), 9), 'hex'))::bit(64)::bigint, scope, key, attempt, true);
 	now_ := clock_timestamp();
 	UPDATE @extschema@.idempotency_claims l SET last_error = error, lease_until = least(l.lease_until, now_),
 			retry_at = NULL, parked_at = now_, xid = NULL
@@ -1556,8 +1715,8 @@ DECLARE
 	left_ integer := max_keys;
 	got boolean;
 BEGIN
-	IF current_setting('transaction_read_only') = 'on' THEN
-		RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'cannot execute this function in a read-only transaction';
+	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
+		PERFORM @extschema@.idempotent__may_write();
 	END IF;
 	IF lease IS NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'lease must not be null';
@@ -1570,7 +1729,7 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'max_keys must be at least 1';
 	END IF;
 	FOR d IN
-		SELECT l.id, l.scope, l.key, l.attempt, ('x' || substr(replace(l.id::text, '-', ''), 17))::bit(64)::bigint AS h
+		SELECT l.id, l.scope, l.key, l.attempt, ('x' || encode(substr(uuid_send(l.id), 9), 'hex'))::bit(64)::bigint AS h
 		FROM @extschema@.idempotency_claims l
 		WHERE l.lease_until <= clock_timestamp() AND (l.retry_at IS NULL OR l.retry_at <= clock_timestamp())
 			AND l.parked_at IS NULL AND l.reset_at IS NULL
@@ -1585,7 +1744,7 @@ BEGIN
 		BEGIN
 			got := false;
 			IF NOT EXISTS (SELECT FROM @extschema@.idempotency_keys k
-					WHERE k.id = d.id AND k.xid = pg_current_xact_id_if_assigned()) THEN
+					WHERE k.id = d.id AND k.finished_at IS NULL AND k.xid = pg_current_xact_id_if_assigned()) THEN
 				PERFORM @extschema@.idempotent__get(d.id, d.h, d.scope, d.key);
 				now_ := clock_timestamp();
 				UPDATE @extschema@.idempotency_claims l SET attempt = l.attempt + 1, lease = lease, claimed_at = now_,
@@ -1594,6 +1753,11 @@ BEGIN
 						AND (l.retry_at IS NULL OR l.retry_at <= now_) AND NOT @extschema@.idempotent__is_parked(l, now_)
 					RETURNING l.* INTO c;
 				got := FOUND;
+				IF NOT got AND EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = d.id AND l.attempt = d.attempt
+						AND l.reset_at IS NULL AND l.lease_until <= now_ AND (l.retry_at IS NULL OR l.retry_at <= now_)
+						AND NOT @extschema@.idempotent__is_parked(l, now_)) THEN
+					PERFORM @extschema@.idempotent__give_up();
+				END IF;
 			END IF;
 		EXCEPTION WHEN serialization_failure THEN
 			got := false;
@@ -1616,22 +1780,22 @@ CREATE FUNCTION @extschema@.idempotent_retry(
 AS $$
 #variable_conflict use_variable
 DECLARE
-	hex text; i uuid;
+	i uuid;
 	now_ timestamptz;
 	k @extschema@.idempotency_keys;
 	c @extschema@.idempotency_claims;
 	r @extschema@.idempotent_claim;
 BEGIN
-	IF current_setting('transaction_read_only') = 'on' THEN
-		RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'cannot execute this function in a read-only transaction';
+	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
+		PERFORM @extschema@.idempotent__may_write();
 	END IF;
-	IF scope IS NULL OR scope = '' THEN
+	IF (scope = '' OR key = '' OR length(scope) > 1024) IS NOT FALSE THEN
+		IF scope IS NULL OR scope = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope must not be null or empty';
 	ELSIF length(scope) > 1024 THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope is too long',
 			DETAIL = 'It must have at most 1024 characters.';
 	END IF;
-	IF key IS NULL OR key = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key must not be null or empty';
 	END IF;
 	IF lease IS NULL THEN
@@ -1639,12 +1803,11 @@ BEGIN
 	END IF;
 	lease := @extschema@.idempotent__span(lease, 'lease', 1, '720 hours');
 	IF length(key) IN (26, 36) THEN
-		hex := @extschema@.idempotent__hex(scope, key);
+		i := @extschema@.idempotent__hex(scope, key)::uuid;
 	ELSE
-		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex');
+		i := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex')::uuid;
 	END IF;
-	i := hex::uuid;
-	k := @extschema@.idempotent__get(i, ('x' || substr(hex, 17))::bit(64)::bigint, scope, key);
+	k := @extschema@.idempotent__get(i, ('x' || encode(substr(uuid_send(i), 9), 'hex'))::bit(64)::bigint, scope, key);
 	IF k.scope <> scope OR k.key <> key THEN
 		PERFORM @extschema@.idempotent__report('mismatch', NULL, NULL);
 	ELSIF k.id IS NOT NULL AND k.finished_at IS NULL THEN
@@ -1688,7 +1851,7 @@ CREATE FUNCTION @extschema@.idempotent_resolve(
 AS $$
 #variable_conflict use_variable
 DECLARE
-	hex text; i uuid;
+	i uuid;
 	k @extschema@.idempotency_keys;
 	c @extschema@.idempotency_claims;
 	now_ timestamptz;
@@ -1697,16 +1860,16 @@ DECLARE
 	stored integer := 0;
 	what text;
 BEGIN
-	IF current_setting('transaction_read_only') = 'on' THEN
-		RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'cannot execute this function in a read-only transaction';
+	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
+		PERFORM @extschema@.idempotent__may_write();
 	END IF;
-	IF scope IS NULL OR scope = '' THEN
+	IF (scope = '' OR key = '' OR length(scope) > 1024) IS NOT FALSE THEN
+		IF scope IS NULL OR scope = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope must not be null or empty';
 	ELSIF length(scope) > 1024 THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope is too long',
 			DETAIL = 'It must have at most 1024 characters.';
 	END IF;
-	IF key IS NULL OR key = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key must not be null or empty';
 	END IF;
 	IF reason IS NULL OR reason = '' THEN
@@ -1728,12 +1891,11 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'correct must not be null';
 	END IF;
 	IF length(key) IN (26, 36) THEN
-		hex := @extschema@.idempotent__hex(scope, key);
+		i := @extschema@.idempotent__hex(scope, key)::uuid;
 	ELSE
-		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex');
+		i := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex')::uuid;
 	END IF;
-	i := hex::uuid;
-	k := @extschema@.idempotent__get(i, ('x' || substr(hex, 17))::bit(64)::bigint, scope, key);
+	k := @extschema@.idempotent__get(i, ('x' || encode(substr(uuid_send(i), 9), 'hex'))::bit(64)::bigint, scope, key);
 	SELECT l.* INTO c FROM @extschema@.idempotency_claims l WHERE l.id = i FOR UPDATE;
 	IF c.id IS NULL AND current_setting('transaction_isolation') <> 'read committed' THEN
 		PERFORM @extschema@.idempotent__probe_claim(i);
@@ -1745,7 +1907,7 @@ BEGIN
 		PERFORM @extschema@.idempotent__report('mismatch', NULL, NULL);
 	END IF;
 	most := CASE WHEN current_setting('idempotency.max_response_size', true) <> '' THEN @extschema@.idempotent__setting_number('max_response_size', current_setting('idempotency.max_response_size'))
-	ELSE (SELECT s.max_response_size FROM @extschema@.idempotency_settings s) END;
+	ELSE (SELECT s.max_response_size FROM @extschema@.idempotency_settings s WHERE s.only_row) END;
 	IF most > 0 AND coalesce(octet_length(jsonb_send(response)), 0) + coalesce(octet_length(jsonb_send(headers)), 0)
 			+ coalesce(octet_length(body), 0) > most THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK413', MESSAGE = 'response is too large to be stored',
@@ -1769,9 +1931,10 @@ BEGIN
 				finished_at, corrected_at, corrected_by, reason)
 			VALUES (i, scope, key, 'corrected', k.attempt, k.status, k.headers, k.response, k.body, k.failed,
 				k.finished_at, clock_timestamp(), session_user, reason);
+		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 		UPDATE @extschema@.idempotency_keys o SET response = response, status = status, headers = headers, body = body,
 				failed = NULL, finished_at = now_,
-				expires_at = greatest(o.expires_at, date_bin(CASE WHEN ret = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(ret) END, greatest(now_, CASE WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) < now_ + ret THEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + CASE WHEN ret = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(ret) END)
+				expires_at = greatest(o.expires_at, date_bin(@extschema@.idempotent__step(ret), greatest(now_, CASE WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) < now_ + ret THEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + @extschema@.idempotent__step(ret))
 			WHERE o.id = i;
 		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 		RETURN 'corrected';
@@ -1791,7 +1954,7 @@ BEGIN
 		PERFORM @extschema@.idempotent__report('in_progress', c, ceil(extract(epoch FROM c.lease_until - now_))::integer);
 	END IF;
 	IF what = 'recorded' AND length(key) > (CASE WHEN current_setting('idempotency.max_key_length', true) <> '' THEN @extschema@.idempotent__setting_number('max_key_length', current_setting('idempotency.max_key_length'))
-	ELSE (SELECT s.max_key_length FROM @extschema@.idempotency_settings s) END) THEN
+	ELSE (SELECT s.max_key_length FROM @extschema@.idempotency_settings s WHERE s.only_row) END) THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key is too long';
 	END IF;
 	ret := coalesce(ret, CASE WHEN what = 'settled' THEN c.retention ELSE @extschema@.idempotent__retention() END);
@@ -1800,13 +1963,15 @@ BEGIN
 		VALUES (i, scope, key, what, nullif(stored, 0),
 			CASE WHEN what = 'settled' THEN c.checkpoint END, CASE WHEN what = 'settled' THEN c.state END,
 			CASE WHEN what = 'settled' THEN c.last_error END, clock_timestamp(), session_user, reason);
+	IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	DELETE FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.attempt = c.attempt;
+	IF NOT FOUND AND c.id IS NOT NULL THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	DELETE FROM @extschema@.idempotency_keys o WHERE o.id = i AND o.expires_at <= now_;
 	INSERT INTO @extschema@.idempotency_keys
 		(id, scope, key, fingerprint, attempt, status, headers, response, body, first_seen_at, finished_at, expires_at)
 		VALUES (i, scope, key, CASE WHEN what = 'settled' THEN c.fingerprint END, stored + 1, status, headers, response, body,
 			CASE WHEN what = 'settled' THEN c.first_seen_at ELSE now_ END, now_,
-			date_bin(CASE WHEN ret = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(ret) END, greatest(now_, CASE WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) < now_ + ret THEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + CASE WHEN ret = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(ret) END)
+			date_bin(@extschema@.idempotent__step(ret), greatest(now_, CASE WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) < now_ + ret THEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + @extschema@.idempotent__step(ret))
 		ON CONFLICT (id) DO NOTHING;
 	IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	RETURN what;
@@ -1832,13 +1997,13 @@ CREATE FUNCTION @extschema@.idempotent_derive(scope text, key text, step text)
 AS $$
 #variable_conflict use_variable
 BEGIN
-	IF scope IS NULL OR scope = '' THEN
+	IF (scope = '' OR key = '' OR length(scope) > 1024) IS NOT FALSE THEN
+		IF scope IS NULL OR scope = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope must not be null or empty';
 	ELSIF length(scope) > 1024 THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope is too long',
 			DETAIL = 'It must have at most 1024 characters.';
 	END IF;
-	IF key IS NULL OR key = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key must not be null or empty';
 	END IF;
 	IF step IS NULL OR step = '' THEN
@@ -1916,8 +2081,8 @@ DECLARE
 	k record;
 	n integer := coalesce(cardinality(keys), 0);
 BEGIN
-	IF current_setting('transaction_read_only') = 'on' THEN
-		RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'cannot execute this function in a read-only transaction';
+	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
+		PERFORM @extschema@.idempotent__may_write();
 	END IF;
 	IF scope IS NULL OR scope = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope must not be null or empty';
@@ -1938,7 +2103,7 @@ BEGIN
 	ELSIF n = 0 THEN
 		RETURN;
 	END IF;
-	SELECT array_agg(x.id ORDER BY x.id), array_agg(x.key ORDER BY x.id), array_agg(('x' || substr(replace(x.id::text, '-', ''), 17))::bit(64)::bigint ORDER BY x.id)
+	SELECT array_agg(x.id ORDER BY x.id), array_agg(x.key ORDER BY x.id), array_agg(('x' || encode(substr(uuid_send(x.id), 9), 'hex'))::bit(64)::bigint ORDER BY x.id)
 		INTO ids, names_, locks
 		FROM (SELECT DISTINCT u.key, (encode(CASE
 	WHEN length(u.key) = 36 AND u.key ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-7[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$'
@@ -1953,12 +2118,13 @@ BEGIN
 	todo := ids;
 	FOR round IN 1..10 LOOP
 		now_ := clock_timestamp();
-		FOR k IN SELECT o.* FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id
+		FOR k IN SELECT o.*, u.key AS asked FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id
 				JOIN @extschema@.idempotency_keys o ON o.id = u.id WHERE o.scope <> scope OR o.key <> u.key OR o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned() LOOP
 			IF k.finished_at IS NULL AND k.scope = scope AND k.xid = pg_current_xact_id_if_assigned() AND NOT k.id = ANY (coalesce(new_, '{}')) THEN
 				PERFORM @extschema@.idempotent__report('open', NULL, NULL);
 			ELSIF k.finished_at IS NOT NULL THEN
-				PERFORM @extschema@.idempotent__report('mismatch', NULL, NULL);
+				RAISE EXCEPTION USING ERRCODE = 'IK422',
+					MESSAGE = format('idempotency key "%s" of the batch was already used with a different request', k.asked);
 			END IF;
 		END LOOP;
 		-- Known: finished and not expired.
@@ -1969,21 +2135,24 @@ BEGIN
 		IF round = 10 THEN
 			PERFORM @extschema@.idempotent__give_up();
 		END IF;
-		IF EXISTS (SELECT FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id
+		FOR k IN SELECT u.key FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id
 				LEFT JOIN @extschema@.idempotency_keys o ON o.id = u.id AND o.finished_at IS NOT NULL,
 				LATERAL (SELECT CASE WHEN length(u.key) IN (26, 36) THEN @extschema@.idempotent__key_time(u.key) END AS at) t
 				WHERE t.at <= now_ + ret
 					AND NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = u.id AND l.reset_at IS NULL)
-					AND (t.at + ret <= now_ OR o.shortened IS NOT TRUE AND t.at < o.expires_at)) THEN
-			PERFORM @extschema@.idempotent__report('expired', NULL, NULL);
-		END IF;
+					AND (t.at + ret <= now_ OR o.shortened IS NOT TRUE AND t.at < o.expires_at)
+				ORDER BY u.id LIMIT 1 LOOP
+			RAISE EXCEPTION USING ERRCODE = 'IK412', MESSAGE = 'an idempotency key of the batch is older than its retention',
+				DETAIL = format('The key is "%s".', k.key),
+				HINT = 'Find out by other means what became of it, and leave it out of the batch.';
+		END LOOP;
 		DELETE FROM @extschema@.idempotency_keys o WHERE o.id = ANY (todo)
 			AND (o.expires_at <= now_ AND o.finished_at IS NOT NULL
 				OR o.finished_at IS NULL AND (o.xid = pg_current_xact_id_if_assigned()) IS NOT TRUE);
 		WITH put AS (
 			INSERT INTO @extschema@.idempotency_keys AS o
-				(id, scope, key, attempt, first_seen_at, expires_at, retention, sent_at, xid)
-			SELECT u.id, scope, u.key, 1, now_, date_bin(CASE WHEN ret = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(ret) END, greatest(now_, CASE WHEN s.at < now_ + ret THEN s.at WHEN s.at >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + CASE WHEN ret = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(ret) END, ret, s.at, pg_current_xact_id()
+				(id, scope, key, attempt, first_seen_at, expires_at, shortened, retention, sent_at, xid)
+			SELECT u.id, scope, u.key, 1, now_, date_bin(@extschema@.idempotent__step(ret), greatest(now_, CASE WHEN s.at < now_ + ret THEN s.at WHEN s.at >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + @extschema@.idempotent__step(ret), false, ret, s.at, pg_current_xact_id()
 			FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id, LATERAL (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END AS at
 				FROM (SELECT CASE WHEN length(u.key) IN (26, 36) THEN @extschema@.idempotent__key_time(u.key) END AS at) t) s
 			ORDER BY u.id
@@ -2015,7 +2184,7 @@ BEGIN
 	END LOOP;
 	IF EXISTS (SELECT FROM unnest(new_) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id WHERE length(u.key) >
 			(CASE WHEN current_setting('idempotency.max_key_length', true) <> '' THEN @extschema@.idempotent__setting_number('max_key_length', current_setting('idempotency.max_key_length'))
-	ELSE (SELECT s.max_key_length FROM @extschema@.idempotency_settings s) END)) THEN
+	ELSE (SELECT s.max_key_length FROM @extschema@.idempotency_settings s WHERE s.only_row) END)) THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key is too long';
 	END IF;
 	RETURN QUERY SELECT u.key FROM unnest(keys) WITH ORDINALITY u (key, n)
@@ -2036,8 +2205,8 @@ DECLARE
 	n bigint;
 	late text;
 BEGIN
-	IF current_setting('transaction_read_only') = 'on' THEN
-		RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'cannot execute this function in a read-only transaction';
+	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
+		PERFORM @extschema@.idempotent__may_write();
 	END IF;
 	IF scope IS NULL OR scope = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope must not be null or empty';
@@ -2058,14 +2227,15 @@ BEGIN
 		THEN set_bit(substr(int8send(@extschema@.idempotent__ulid_millis(u.key)), 3) || substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(u.key, 'UTF8')), 7, 10), 7, 1)
 	ELSE set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(u.key, 'UTF8')), 1, 16), 7, 0) END, 'hex'))::uuid) INTO ids FROM unnest(keys) u (key);
 	SELECT min(o.key) INTO late FROM unnest(ids) u (id) JOIN @extschema@.idempotency_keys o ON o.id = u.id
-		WHERE o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned() AND o.expires_at <= now_;
+		WHERE o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned() AND o.shortened IS NOT NULL AND o.expires_at <= now_;
 	IF late IS NOT NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'idempotency key of a batch has expired before it was finished',
 			DETAIL = format('The key is "%s".', late), HINT = 'The retention of a batch must be longer than its transaction.';
 	END IF;
 	WITH done AS (
 		UPDATE @extschema@.idempotency_keys o SET finished_at = now_,
-			expires_at = date_bin(CASE WHEN o.retention = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(o.retention) END, greatest(now_, CASE WHEN o.sent_at < now_ + o.retention THEN o.sent_at WHEN o.sent_at >= now_ + o.retention THEN now_ + o.retention END) + o.retention - interval '1 microsecond', '2000-01-01 00:00:00+00') + CASE WHEN o.retention = interval '24:00:00' THEN interval '00:04:28.435456' ELSE @extschema@.idempotent__step(o.retention) END, retention = NULL, sent_at = NULL, xid = NULL
+			expires_at = CASE WHEN o.shortened IS NOT NULL THEN o.expires_at ELSE date_bin(@extschema@.idempotent__step(o.retention), greatest(now_, CASE WHEN o.sent_at < now_ + o.retention THEN o.sent_at WHEN o.sent_at >= now_ + o.retention THEN now_ + o.retention END) + o.retention - interval '1 microsecond', '2000-01-01 00:00:00+00') + @extschema@.idempotent__step(o.retention) END,
+			shortened = NULL, retention = NULL, sent_at = NULL
 		FROM unnest(ids) u (id)
 		WHERE o.id = u.id AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
 		RETURNING o.id, o.claim_no, o.attempt),
@@ -2088,7 +2258,7 @@ CREATE FUNCTION @extschema@.idempotent_lookup(scope text, key text)
 AS $$
 #variable_conflict use_variable
 DECLARE
-	hex text; i uuid; h bigint;
+	i uuid; h bigint;
 	me xid8 := CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_xact_id_if_assigned() END;
 	k @extschema@.idempotency_keys;
 	c @extschema@.idempotency_claims;
@@ -2099,22 +2269,24 @@ DECLARE
 	ret interval;
 	fp bytea;
 BEGIN
-	IF scope IS NULL OR scope = '' THEN
+	IF current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
+		PERFORM @extschema@.idempotent__shapes();
+	END IF;
+	IF (scope = '' OR key = '' OR length(scope) > 1024) IS NOT FALSE THEN
+		IF scope IS NULL OR scope = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope must not be null or empty';
 	ELSIF length(scope) > 1024 THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope is too long',
 			DETAIL = 'It must have at most 1024 characters.';
 	END IF;
-	IF key IS NULL OR key = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key must not be null or empty';
 	END IF;
 	IF length(key) IN (26, 36) THEN
-		hex := @extschema@.idempotent__hex(scope, key);
+		i := @extschema@.idempotent__hex(scope, key)::uuid;
 	ELSE
-		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex');
+		i := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex')::uuid;
 	END IF;
-	i := hex::uuid;
-	h := ('x' || substr(hex, 17))::bit(64)::bigint;
+	h := ('x' || encode(substr(uuid_send(i), 9), 'hex'))::bit(64)::bigint;
 	-- First who is at it: an attempt that finishes in between is then seen as finished, rather than as neither.
 	busy := EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
 			AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
@@ -2176,28 +2348,27 @@ CREATE FUNCTION @extschema@.idempotent_forget(scope text, key text)
 AS $$
 #variable_conflict use_variable
 DECLARE
-	hex text; i uuid;
+	i uuid;
 	done boolean;
 BEGIN
-	IF current_setting('transaction_read_only') = 'on' THEN
-		RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'cannot execute this function in a read-only transaction';
+	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
+		PERFORM @extschema@.idempotent__may_write();
 	END IF;
-	IF scope IS NULL OR scope = '' THEN
+	IF (scope = '' OR key = '' OR length(scope) > 1024) IS NOT FALSE THEN
+		IF scope IS NULL OR scope = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope must not be null or empty';
 	ELSIF length(scope) > 1024 THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope is too long',
 			DETAIL = 'It must have at most 1024 characters.';
 	END IF;
-	IF key IS NULL OR key = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key must not be null or empty';
 	END IF;
 	IF length(key) IN (26, 36) THEN
-		hex := @extschema@.idempotent__hex(scope, key);
+		i := @extschema@.idempotent__hex(scope, key)::uuid;
 	ELSE
-		hex := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex');
+		i := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, 'UTF8'))) || convert_to(scope, 'UTF8') || convert_to(key, 'UTF8')), 1, 16), 7, 0), 'hex')::uuid;
 	END IF;
-	i := hex::uuid;
-	done := @extschema@.idempotent__forget(i, ('x' || substr(hex, 17))::bit(64)::bigint, scope, key);
+	done := @extschema@.idempotent__forget(i, ('x' || encode(substr(uuid_send(i), 9), 'hex'))::bit(64)::bigint, scope, key);
 	DELETE FROM @extschema@.idempotency_corrections o WHERE o.id = i;
 	RETURN done OR FOUND;
 END;
@@ -2214,8 +2385,8 @@ DECLARE
 	n bigint := 0;
 	f record;
 BEGIN
-	IF current_setting('transaction_read_only') = 'on' THEN
-		RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'cannot execute this function in a read-only transaction';
+	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
+		PERFORM @extschema@.idempotent__may_write();
 	END IF;
 	IF scope IS NULL OR scope = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency scope must not be null or empty';
@@ -2230,7 +2401,7 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'max_keys must be at least 1';
 	END IF;
 	FOR f IN
-		SELECT u.id, u.key, ('x' || substr(replace(u.id::text, '-', ''), 17))::bit(64)::bigint AS h FROM (
+		SELECT u.id, u.key, ('x' || encode(substr(uuid_send(u.id), 9), 'hex'))::bit(64)::bigint AS h FROM (
 			SELECT o.id, o.key FROM @extschema@.idempotency_keys o WHERE o.scope = scope
 			UNION SELECT l.id, l.key FROM @extschema@.idempotency_claims l WHERE l.scope = scope
 			ORDER BY 1 LIMIT max_keys) u ORDER BY u.id
@@ -2255,8 +2426,8 @@ DECLARE
 	n bigint;
 	kept interval;
 BEGIN
-	IF current_setting('transaction_read_only') = 'on' THEN
-		RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'cannot execute this function in a read-only transaction';
+	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
+		PERFORM @extschema@.idempotent__may_write();
 	END IF;
 	IF max_keys IS NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'max_keys must not be null';
@@ -2274,7 +2445,7 @@ BEGIN
 			LIMIT max_keys FOR UPDATE SKIP LOCKED))
 		AND l.reset_at + greatest(l.retention, '30 days') <= now_;
 	kept := CASE WHEN current_setting('idempotency.corrections_retention', true) <> '' THEN @extschema@.idempotent__setting_span('corrections_retention', current_setting('idempotency.corrections_retention'))
-	ELSE (SELECT s.corrections_retention FROM @extschema@.idempotency_settings s) END;
+	ELSE (SELECT s.corrections_retention FROM @extschema@.idempotency_settings s WHERE s.only_row) END;
 	IF kept > interval '0' THEN
 		DELETE FROM @extschema@.idempotency_corrections o WHERE o.correction = ANY (ARRAY(
 			SELECT p.correction FROM @extschema@.idempotency_corrections p WHERE p.corrected_at + kept <= now_
@@ -2436,7 +2607,7 @@ BEGIN
 			  AND x.relname OPERATOR(pg_catalog.=) ANY (ARRAY['idempotency_claims', 'idempotency_corrections', 'idempotency_keys', 'idempotency_settings', 'idempotency_in_flight', 'idempotency_stalled', 'idempotency_stats', 'idempotency_corrections_correction_seq']::pg_catalog.name[])
 			  UNION ALL SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass AS classid, x.oid AS objid FROM pg_catalog.pg_proc x
 			  WHERE x.pronamespace OPERATOR(pg_catalog.=) '@extschema@'::pg_catalog.regnamespace
-			  AND x.proname OPERATOR(pg_catalog.=) ANY (ARRAY['idempotent__backoff', 'idempotent__canonical', 'idempotent__forget', 'idempotent__get', 'idempotent__give_up', 'idempotent__guard', 'idempotent__hex', 'idempotent__is_parked', 'idempotent__key_time', 'idempotent__overtaken', 'idempotent__own', 'idempotent__probe_claim', 'idempotent__reconcile', 'idempotent__report', 'idempotent__retention', 'idempotent__setting_boolean', 'idempotent__setting_number', 'idempotent__setting_span', 'idempotent__span', 'idempotent__step', 'idempotent__ulid_millis', 'idempotent__write_release', 'idempotent_backoff', 'idempotent_begin', 'idempotent_begin_many', 'idempotent_call', 'idempotent_checkpoint', 'idempotent_derive', 'idempotent_finish', 'idempotent_finish_many', 'idempotent_forget', 'idempotent_forget_scope', 'idempotent_lookup', 'idempotent_park', 'idempotent_prune', 'idempotent_reconcile', 'idempotent_release', 'idempotent_resolve', 'idempotent_resume', 'idempotent_retry', 'idempotent_stats', 'idempotent_stats_reset', 'idempotent_try_begin']::pg_catalog.name[])
+			  AND x.proname OPERATOR(pg_catalog.=) ANY (ARRAY['idempotent__backoff', 'idempotent__canonical', 'idempotent__expires', 'idempotent__forget', 'idempotent__get', 'idempotent__give_up', 'idempotent__guard', 'idempotent__hex', 'idempotent__is_parked', 'idempotent__key_time', 'idempotent__may_write', 'idempotent__overtaken', 'idempotent__own', 'idempotent__probe_claim', 'idempotent__reconcile', 'idempotent__report', 'idempotent__retention', 'idempotent__setting_boolean', 'idempotent__setting_number', 'idempotent__setting_span', 'idempotent__shapes', 'idempotent__span', 'idempotent__step', 'idempotent__ulid_millis', 'idempotent__write_release', 'idempotent_backoff', 'idempotent_begin', 'idempotent_begin_many', 'idempotent_call', 'idempotent_checkpoint', 'idempotent_derive', 'idempotent_finish', 'idempotent_finish_many', 'idempotent_forget', 'idempotent_forget_scope', 'idempotent_lookup', 'idempotent_park', 'idempotent_prune', 'idempotent_reconcile', 'idempotent_release', 'idempotent_resolve', 'idempotent_resume', 'idempotent_retry', 'idempotent_stats', 'idempotent_stats_reset', 'idempotent_try_begin']::pg_catalog.name[])
 			  UNION ALL SELECT 'pg_catalog.pg_type'::pg_catalog.regclass AS classid, x.oid AS objid FROM pg_catalog.pg_type x
 			  WHERE x.typnamespace OPERATOR(pg_catalog.=) '@extschema@'::pg_catalog.regnamespace
 			  AND x.typname OPERATOR(pg_catalog.=) ANY (ARRAY['idempotent_attempt', 'idempotent_claim']::pg_catalog.name[])) d

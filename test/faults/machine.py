@@ -2,7 +2,7 @@
 #
 # The fault machine: tries to refute that a key's work is done exactly once and everyone gets the same answer.
 #
-#   machine.py [--seconds N | --minutes N] [--seed N] [--mutants] [--clients N]
+#   machine.py [--seconds N | --minutes N] [--seed N] [--mutants] [--clients N] [--edition c|sql]
 #
 # Clients move money over a wire that breaks, on servers that are killed, while the tables are pruned, rewritten and
 # dumped (clients.py, proxy.py, cluster.py, faults.py); the books say whether it was done right (bank.sql, oracle.py).
@@ -223,12 +223,25 @@ class Verdict:
         print(f"{'ok     ' if good else 'FAILED '} {what}", flush=True)
 
 
+# The SQL edition is a script in place of the extension.
+def bank_script(edition):
+    here = os.path.dirname(__file__)
+    with open(os.path.join(here, "bank.sql")) as file:
+        script = file.read()
+    if edition == "sql":
+        with open(os.path.join(here, "..", "..", "sql", "idempotency.sql")) as file:
+            objects = file.read().split("-- SQL from here", 1)[1]
+        script = script.replace("CREATE EXTENSION idempotency SCHEMA idem;",
+                                "SET idempotency_sql.schema = 'idem';" + objects)
+    return script
+
+
 def make_database(cluster, name, sql=""):
     with cluster.admin("postgres") as admin:
         if admin.value("SELECT count(*) FROM pg_database WHERE datname = 'empty_bank'") == "0":
             admin.command("CREATE DATABASE empty_bank")
-            with cluster.admin("empty_bank") as bank, open(os.path.join(os.path.dirname(__file__), "bank.sql")) as file:
-                bank.command(file.read())
+            with cluster.admin("empty_bank") as bank:
+                bank.command(bank_script(cluster.edition))
         admin.command(f"CREATE DATABASE {name} TEMPLATE empty_bank")
     with cluster.admin(name) as bank:
         if sql:
@@ -241,7 +254,7 @@ def make_database(cluster, name, sql=""):
 
 def modes_there_are(cluster, database):
     modes = ["procedure", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE", "two-phase commit", "lease"]
-    if has_function(cluster, database, "idempotent_call"):
+    if cluster.edition == "c" and has_function(cluster, database, "idempotent_call"):
         modes.append("idempotent_call")
     return modes
 
@@ -416,6 +429,7 @@ def main():
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10 ** 6))
     parser.add_argument("--clients", type=int, default=10)
     parser.add_argument("--mutants", action="store_true")
+    parser.add_argument("--edition", choices=("c", "sql"), default="c")
     options = parser.parse_args()
     if options.minutes is not None:
         options.seconds = 60 * options.minutes
@@ -425,6 +439,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
     verdict = Verdict()
     cluster = cluster_module.Cluster(os.environ.get("PG_CONFIG", "pg_config"), options.seed)
+    cluster.edition = options.edition
     try:
         cluster.start()
         if options.seconds > 0:

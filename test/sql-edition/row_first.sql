@@ -3,7 +3,7 @@
 \getenv dir PG_ABS_SRCDIR
 \set setup :dir '/setup.sql'
 \i :setup
-SELECT plan(19);
+SELECT plan(21);
 
 -- The guard stands behind the application's own deferred triggers, which may still finish.
 CREATE TABLE orders (id int PRIMARY KEY);
@@ -54,6 +54,21 @@ SELECT is(outcome || ' ' || attempt, 'started 1', 'begin takes its place') FROM 
 SELECT is((SELECT array_agg(m) FROM idempotent_begin_many('s', '{forged null}') m), '{forged null}', 'a batch too');
 SELECT is(idempotent_finish_many('s', '{forged,forged null}'), 2::bigint, 'finished');
 COMMIT;
+
+-- The keys of a batch expire as begin_many says, others as finish does.
+BEGIN;
+SELECT idempotent_begin_many('s', '{of a batch,finished alone}', '1 day') \g /dev/null
+SELECT outcome FROM idempotent_begin('s', 'single', retention => '1 day') \g /dev/null
+UPDATE idempotency_keys SET expires_at = expires_at - interval '23 hours' WHERE key IN ('of a batch', 'finished alone', 'single');
+SELECT idempotent_finish_many('s', '{of a batch,single}'), idempotent_finish('s', 'finished alone') \g /dev/null
+SELECT results_eq($$SELECT key, expires_at > now() + interval '2 hours' FROM idempotency_keys
+		WHERE key IN ('of a batch', 'finished alone', 'single') ORDER BY key$$,
+	$$VALUES ('finished alone', true), ('of a batch', false), ('single', true)$$, 'the expiry of a batch stays as it was begun with');
+ROLLBACK;
+BEGIN;
+SELECT outcome FROM idempotent_begin('s', 'over soon', retention => '1 microsecond') \g /dev/null
+SELECT is(idempotent_finish_many('s', '{over soon}'), 1::bigint, 'only a batch must be finished before it expires');
+ROLLBACK;
 
 -- A suppressing trigger is no conflict.
 CREATE FUNCTION suppress() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
