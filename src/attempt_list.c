@@ -277,8 +277,10 @@ commit_guard(const AttemptList *list)
  * calls the callback that was registered last first, and some (postgres_fdw,
  * Citus) commit remote transactions in theirs: that must not have happened
  * when the guard fails.  So each transaction's first attempt registers it
- * anew, and the one before goes when it is called next.  It must not be taken
- * away by another: PostgreSQL may be about to call it.
+ * anew.  An attempt may be begun in another extension's callback, while
+ * PostgreSQL walks through the registrations.  From 16 on it then knows already
+ * which it calls next, so the old one must take itself away when it is called;
+ * before 16 that would be wrong, since it asks the called one for the next.
  */
 static char registrations[2];
 static char *registered = NULL;
@@ -309,6 +311,9 @@ guard_register(void)
 {
 	char	   *next = &registrations[registered == &registrations[0] ? 1 : 0];
 
+#if PG_VERSION_NUM < 160000
+	UnregisterXactCallback(attempt_list_xact, registered);
+#endif
 	RegisterXactCallback(attempt_list_xact, next);
 	registered = next;
 }
