@@ -761,7 +761,9 @@ DECLARE
 	k @extschema@.idempotency_keys;
 	c @extschema@.idempotency_claims;
 BEGIN
-	IF @is_read_only@ OR @has_new_shapes@ OR @are_no_names@ OR body_text IS NOT NULL OR attempt < 1 OR retention IS NOT NULL THEN
+	@name@
+	IF @is_read_only@ OR @has_new_shapes@ OR @are_no_names@ OR body_text IS NOT NULL OR attempt < 1 OR retention IS NOT NULL
+			OR current_setting('idempotency.max_response_size', true) <> '' THEN
 		@writable@
 		@names@
 		@body@
@@ -769,8 +771,18 @@ BEGIN
 		IF retention IS NOT NULL THEN
 			ret := @extschema@.idempotent__span(retention, 'retention', 1, @retention_max@);
 		END IF;
+	ELSE
+		-- The most common course: an attempt without a claim, which expires when begin thought it would.
+		UPDATE @extschema@.idempotency_keys o SET response = response, status = status, headers = headers, body = body,
+				finished_at = now_, retention = NULL
+			WHERE o.id = i AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
+				AND o.attempt = coalesce(attempt, o.attempt) AND o.claim_no IS NULL AND o.sent_at IS NULL AND o.shortened IS NULL
+				AND now_ + o.retention <= o.expires_at
+				AND (SELECT s.max_response_size = 0 FROM @extschema@.idempotency_settings s WHERE s.only_row);
+		IF FOUND THEN
+			RETURN response;
+		END IF;
 	END IF;
-	@name@
 	UPDATE @extschema@.idempotency_keys o SET response = response, status = status, headers = headers, body = body,
 			finished_at = now_, expires_at = CASE WHEN ret IS NULL AND o.sent_at IS NULL AND now_ + o.retention <= o.expires_at THEN o.expires_at
 				ELSE @extschema@.idempotent__expires(now_, o.sent_at, coalesce(ret, o.retention)) END,

@@ -1447,7 +1447,13 @@ DECLARE
 	k @extschema@.idempotency_keys;
 	c @extschema@.idempotency_claims;
 BEGIN
-	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' OR (scope = '' OR key = '' OR length(scope) > 1024) IS NOT FALSE OR body_text IS NOT NULL OR attempt < 1 OR retention IS NOT NULL THEN
+	IF length(key) IN (26, 36) THEN
+		i := @extschema@.idempotent__hex(scope, key)::uuid;
+	ELSE
+		i := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0), 'hex')::uuid;
+	END IF;
+	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' OR (scope = '' OR key = '' OR length(scope) > 1024) IS NOT FALSE OR body_text IS NOT NULL OR attempt < 1 OR retention IS NOT NULL
+			OR current_setting('idempotency.max_response_size', true) <> '' THEN
 		IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
 		PERFORM @extschema@.idempotent__may_write();
 	END IF;
@@ -1472,11 +1478,17 @@ BEGIN
 		IF retention IS NOT NULL THEN
 			ret := @extschema@.idempotent__span(retention, 'retention', 1, interval '876000000 hours');
 		END IF;
-	END IF;
-	IF length(key) IN (26, 36) THEN
-		i := @extschema@.idempotent__hex(scope, key)::uuid;
 	ELSE
-		i := encode(set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(key, '@encoding@')), 1, 16), 7, 0), 'hex')::uuid;
+		-- The most common course: an attempt without a claim, which expires when begin thought it would.
+		UPDATE @extschema@.idempotency_keys o SET response = response, status = status, headers = headers, body = body,
+				finished_at = now_, retention = NULL
+			WHERE o.id = i AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
+				AND o.attempt = coalesce(attempt, o.attempt) AND o.claim_no IS NULL AND o.sent_at IS NULL AND o.shortened IS NULL
+				AND now_ + o.retention <= o.expires_at
+				AND (SELECT s.max_response_size = 0 FROM @extschema@.idempotency_settings s WHERE s.only_row);
+		IF FOUND THEN
+			RETURN response;
+		END IF;
 	END IF;
 	UPDATE @extschema@.idempotency_keys o SET response = response, status = status, headers = headers, body = body,
 			finished_at = now_, expires_at = CASE WHEN ret IS NULL AND o.sent_at IS NULL AND now_ + o.retention <= o.expires_at THEN o.expires_at
