@@ -337,7 +337,7 @@ def client(framework):
     """The package's own client against the same line."""
     sys.path.insert(0, os.environ["SITE"])
     from idempotency_postgres.client import Client, FileStorage
-    path = os.path.join(os.environ["SCRATCH"], f"{framework}.json")
+    path = os.path.join(os.environ["SCRATCH"], f"{uuid.uuid4()}.json")
     waits, reference = [], str(uuid.uuid4())
     with Running(framework) as service:
         line = Lossy(service.port)
