@@ -179,6 +179,7 @@ def steps(framework):
         for what, codes, made in [("", [201, 201], [["charge", 1, 1], ["ship", 1, 1]]),
                                   ("step fails once", [500, 201, 201], [["charge", 1, 1], ["ship", 2, 1]]),
                                   ("step is unknown", [423, 423], [["charge", 1, 1], ["ship", 1, 1]]),
+                                  ("step is unknown and caught", [423, 423], [["charge", 1, 1], ["ship", 1, 1]]),
                                   ("402", [402, 402], [["charge", 1, 1], ["ship", 1, 1]])]:
             key, reference = new(), new()
             said = [service.send(key, {"reference": reference, "do": what}) for _ in codes]
