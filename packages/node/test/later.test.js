@@ -16,7 +16,7 @@ const asks = (key = randomUUID()) => ({ 'idempotency-key': key, prefer: 'respond
 for (const [name, make] of Object.entries(orders)) {
   describe(name, () => {
     let app, used
-    before(async () => { app = await serve((options) => make(used = guard({ lease: '60s', status: '/operations', ...options }))) })
+    before(async () => { app = await serve((options) => make(used = guard({ lease: '60s', status: '/operations', patience: 1, ...options }))) })
     after(() => app.stop())
     const order = (headers) => app.post('{}', headers, '/orders')
     const poll = async (location, more = {}) => {
@@ -24,6 +24,7 @@ for (const [name, make] of Object.entries(orders)) {
       return { status: res.status, headers: res.headers, text: await res.text() }
     }
 
+    // The client has gone for longer than `patience`, and the work goes on.
     test('202 at once, 202 while the work goes on, then the stored response', async () => {
       const open = work.start()
       const headers = asks()

@@ -179,6 +179,7 @@ def steps(framework):
         for what, codes, made in [("", [201, 201], [["charge", 1, 1], ["ship", 1, 1]]),
                                   ("step fails once", [500, 201, 201], [["charge", 1, 1], ["ship", 2, 1]]),
                                   ("step is unknown", [423, 423], [["charge", 1, 1], ["ship", 1, 1]]),
+                                  ("step is unknown and caught", [423, 423], [["charge", 1, 1], ["ship", 1, 1]]),
                                   ("402", [402, 402], [["charge", 1, 1], ["ship", 1, 1]])]:
             key, reference = new(), new()
             said = [service.send(key, {"reference": reference, "do": what}) for _ in codes]
@@ -337,7 +338,7 @@ def client(framework):
     """The package's own client against the same line."""
     sys.path.insert(0, os.environ["SITE"])
     from idempotency_postgres.client import Client, FileStorage
-    path = os.path.join(os.environ["SCRATCH"], f"{framework}.json")
+    path = os.path.join(os.environ["SCRATCH"], f"{uuid.uuid4()}.json")
     waits, reference = [], str(uuid.uuid4())
     with Running(framework) as service:
         line = Lossy(service.port)
