@@ -118,7 +118,8 @@ is( $session->query("SELECT pg_relation_size('idempotency_keys') / current_setti
 	't', 'live keys are where the others were');
 ($read, $removed) = pages_read('SELECT idempotent_prune()');
 is($removed, '0', 'nothing has expired');
-cmp_ok($read, '<', $pages * 2.5, 'one prune reads these pages, and summarizes them');
+# 19 looks into the visibility map for each page that it reads after an insert, which counts as well.
+cmp_ok($read, '<', $pages * 3.5, 'one prune reads these pages, and summarizes them');
 ($read, $removed) = pages_read('SELECT idempotent_prune()');
 is($removed, '0', 'nothing has expired');
 cmp_ok($read, '<', 50, 'after it no prune reads them');
