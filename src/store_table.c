@@ -214,7 +214,11 @@ learn_indexes(Relation rel, StoreFacts *facts, MemoryContext context)
 	return all_simple;
 }
 
-/* Find out about a table that is open and locked, or refuse it. */
+/*
+ * Find out about a table that is open and locked, or refuse it.  If an
+ * invalidation comes meanwhile, what was found out serves while the table is
+ * open, since the lock keeps its shape as it is, and is not kept for later.
+ */
 static void
 learn(StoreFacts *facts, Oid schema, StoreTableNo no, Relation rel)
 {
@@ -226,26 +230,23 @@ learn(StoreFacts *facts, Oid schema, StoreTableNo no, Relation rel)
 		known_contexts[no] = AllocSetContextCreate(CacheMemoryContext,
 												   "idempotency table",
 												   ALLOCSET_SMALL_SIZES);
-	do
-	{
-		before = invalidations;
-		facts->valid = false;
-		MemoryContextReset(known_contexts[no]);
-		memset(&learned, 0, sizeof(learned));
-		learned.schema = schema;
-		learned.relid = RelationGetRelid(rel);
-		check_kind(rel, def->name);
-		for (int i = 0; i < def->ncolumns; i++)
-			learned.attnums[i] = find_column(rel, def->name, &def->columns[i]);
-		check_primary_key(rel, def->name, &learned);
-		learned.insert_runs_no_user_code =
-			learn_indexes(rel, &learned, known_contexts[no]) &&
-			insert_runs_no_user_code(rel, def, &learned);
-		learned.delete_runs_no_user_code =
-			rel->trigdesc == NULL && rel->rd_rules == NULL;
-	} while (invalidations != before);
+	before = invalidations;
+	facts->valid = false;
+	MemoryContextReset(known_contexts[no]);
+	memset(&learned, 0, sizeof(learned));
+	learned.schema = schema;
+	learned.relid = RelationGetRelid(rel);
+	check_kind(rel, def->name);
+	for (int i = 0; i < def->ncolumns; i++)
+		learned.attnums[i] = find_column(rel, def->name, &def->columns[i]);
+	check_primary_key(rel, def->name, &learned);
+	learned.insert_runs_no_user_code =
+		learn_indexes(rel, &learned, known_contexts[no]) &&
+		insert_runs_no_user_code(rel, def, &learned);
+	learned.delete_runs_no_user_code =
+		rel->trigdesc == NULL && rel->rd_rules == NULL;
 	*facts = learned;
-	facts->valid = true;
+	facts->valid = invalidations == before;
 }
 
 /*
