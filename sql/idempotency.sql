@@ -659,7 +659,7 @@ BEGIN
 	END IF;
 	RETURN QUERY
 	WITH lines AS (
-		SELECT lower(l.line ->> 'key' COLLATE "C") AS derived, l.line, l.n,
+		SELECT lower((l.line ->> 'key') COLLATE "C") AS derived, l.line, l.n,
 			CASE l.line -> 'ok' WHEN 'true' THEN true WHEN 'false' THEN false END AS ok
 		FROM jsonb_array_elements(theirs) WITH ORDINALITY AS l (line, n)),
 	sorted AS MATERIALIZED (

@@ -66,7 +66,7 @@ static StorePlan plan_delete_scope_corrections = {
 
 static StorePlan plan_reconcile = {
 	"WITH lines AS ("
-	" SELECT lower(l.line ->> 'key' COLLATE \"C\") AS derived, l.line, l.n,"
+	" SELECT lower((l.line ->> 'key') COLLATE \"C\") AS derived, l.line, l.n,"
 	"  CASE l.line -> 'ok' WHEN 'true' THEN true WHEN 'false' THEN false END AS ok"
 	" FROM jsonb_array_elements($1) WITH ORDINALITY AS l (line, n)),"
 	"sorted AS MATERIALIZED ("

@@ -86,10 +86,13 @@ export function idempotentClient({
     }
   }
 
-  // 202 with a status resource: ask there until the work is done. Where that fails, the request itself is sent again.
+  // 202 with a status resource: ask there until the work is done. Where that fails, the request itself is sent again. The
+  // headers go along, credentials among them, so the resource must be of the same origin.
   async function poll(op, result) {
     if (!isAccepted(result.response)) return result
-    const url = new URL(result.response.headers.get('location'), result.response.url || op.url).href
+    const base = result.response.url || op.url
+    const { href: url, origin } = new URL(result.response.headers.get('location'), base)
+    if (origin !== new URL(base).origin) return { error: new Error('the status resource is of another origin') }
     while (result.response?.status === 202) {
       const wait = Math.max(1000, retryAfter(result.response))
       if (now() + wait - op.madeAt >= keyLife) return { error: new Error('the work goes on') }

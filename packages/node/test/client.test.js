@@ -5,19 +5,20 @@ import { fullJitter, idempotentClient, memoryStorage, minutes, OutcomeUnknown } 
 
 // Each try takes the next reply: a status, [status, headers], or 'lost'. Time passes only while the client sleeps.
 function world(replies, options = {}) {
-  const keys = [], slept = []
+  const keys = [], urls = [], slept = []
   let time = 0
   const client = idempotentClient({
     now: () => time,
     sleep: async (wait) => { slept.push(wait); time += wait },
     fetch: async (url, { headers }) => {
       keys.push(headers['Idempotency-Key'])
+      urls.push(url)
       const reply = replies.shift() ?? 200
       if (reply === 'lost') throw new TypeError('fetch failed')
       const [status, more] = [reply].flat()
       return new Response(null, { status, headers: more })
     }, ...options })
-  return { client, keys, slept, pass: (wait) => { time += wait } }
+  return { client, keys, urls, slept, pass: (wait) => { time += wait } }
 }
 
 test('lost replies are asked for again under the same key, after 1, 2, 4 and 8 minutes', async () => {
@@ -86,6 +87,12 @@ test('where the poll is lost, or finds nothing or interrupted work, the request 
     assert.equal(keys.length, 3)
     assert.equal(new Set(keys).size, 1)
   }
+})
+
+test('a status resource of another origin gets neither the key nor the credentials', async () => {
+  const { client, urls } = world([[202, { ...accepted[1], location: 'http://elsewhere/operations/7' }], 201])
+  assert.equal((await client.send('a', 'http://service/pay')).status, 201)
+  assert.deepEqual(urls, ['http://service/pay', 'http://service/pay'])
 })
 
 test('no poll once the key may have expired', async () => {
