@@ -23,8 +23,8 @@
  *	I1	At most one finished row of a key has not expired.
  *	I2	The work of a key commits at most once while the key has not expired,
  *		and only together with the key's row.
- *	I3	Whoever writes a key or a claim holds the key's lock to the end of its
- *		transaction.  (A batch of more than 200 keys holds it until the key's
+ *	I3	A transaction that writes a key or a claim holds the key's lock to its
+ *		end.  (A batch of more than 200 keys holds it until the key's
  *		row is inserted; the uncommitted row stands in for the lock after that.
  *		idempotent_forget_scope holds it until the finished key's row is
  *		deleted.)
@@ -38,8 +38,8 @@
  *		parked.
  *	I8	A transaction with an open attempt that is not under lease cannot
  *		commit or be prepared.
- *	I9	Whoever goes on at a checkpoint sees the work of that checkpoint, or
- *		gets 40001.
+ *	I9	A transaction that goes on at a checkpoint sees the work of that
+ *		checkpoint, or fails with 40001.
  *	I10	What is stored outranks every judgement about time, length and
  *		settings.
  *	I11	An answer expires no earlier than its finish plus its retention.
@@ -401,6 +401,7 @@ get_response(FunctionCallInfo fcinfo, int response_arg, int body_text_arg,
 
 /* Results ------------------------------------------------------------------ */
 
+/* An outcome's name in SQL. */
 static const char *
 outcome_name(Outcome outcome)
 {
@@ -452,6 +453,10 @@ set_int(Datum *values, bool *nulls, int col, int32 value)
 
 #define ATTEMPT_COLUMNS 14
 
+/*
+ * Set the columns of idempotent_attempt.  Fields that do not apply to the
+ * outcome are null.
+ */
 static void
 form_attempt(const AttemptResult *result, Datum *values, bool *nulls)
 {
