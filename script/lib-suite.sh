@@ -17,6 +17,7 @@ suite_conclude() {
 	close_work
 	[ "$status" = 0 ] || [ "$FAILED" -gt 0 ] || FAILED=1
 	printf '\n%d passed, %d failed\n' "$PASSED" "$FAILED"
+	[ "$status" -le 128 ] || exit "$status"		# a signal's
 	if [ "$FAILED" = 0 ] && [ "$PASSED" -gt 0 ]; then exit 0; else exit 1; fi
 }
 

@@ -49,10 +49,11 @@ as_root() {
 
 can_be_root() { is_root || command -v sudo >/dev/null; }
 
-# The server refuses to run as root. In $WORK, since the caller's folder may be one that the user cannot enter.
+# The server refuses to run as root. In $WORK, since the caller's folder may be one that the user cannot enter. runuser sets
+# HOME to that of postgres, where programs would leave their caches.
 as_user() {
 	if is_root; then
-		(cd "$WORK" && exec runuser -u postgres -- "$@")
+		(cd "$WORK" && exec runuser -u postgres -- env HOME="$HOME" "$@")
 	else
 		(cd "$WORK" && exec "$@")
 	fi
@@ -64,7 +65,7 @@ is_installed() { [ "$(dpkg-query -Wf '${db:Status-Status}' "$1" 2>/dev/null)" = 
 
 # A repository that cannot be reached is no reason to stop: the packages may come from the others.
 refresh_packages() {
-	[ -z "${PACKAGES_REFRESHED-}" ] || return 0
+	[ -z "${PACKAGES_REFRESHED-}" ] && can_be_root || return 0
 	PACKAGES_REFRESHED=yes
 	as_root apt-get -qq update || printf 'apt-get update failed, going on with what is known\n' >&2
 }
@@ -91,9 +92,11 @@ restore_services() {	# the copy of the setting
 	rm -f "$1"
 }
 
-# What apt-get says of its progress, as a line that is rewritten, or as a line for each fifth where that cannot be.
+# What apt-get says of its progress, as a line that is rewritten, or as a line for each fifth where that cannot be. PROGRESS is
+# the descriptor for it where the output of the installation goes into a log.
 show_progress() {
 	local kind percent rest last=0
+	[ -z "${PROGRESS-}" ] || exec 2>&"$PROGRESS"
 	trap '' INT TERM HUP		# apt ends first
 	while IFS=: read -r kind _ percent rest; do
 		percent=${percent%%.*}
@@ -108,24 +111,28 @@ show_progress() {
 	[ ! -t 2 ] || printf '\r\e[K' >&2
 }
 
-# apt's progress has a pipe of its own, which sudo would close if it were opened here.
+apt_install() { apt_get install "$@"; }
+
+# apt's progress has a pipe of its own, which sudo would close if it were opened here. Packages of Java start Java, which would
+# leave a folder hsperfdata_root in /tmp.
 # shellcheck disable=SC2016	# the shell inside expands them
-apt_install() {
-	local folder pipe status=0
-	folder=$(mktemp -d)
+apt_get() (	# install or build-dep, packages…
+	folder=$(mktemp -d) status=0
+	# shellcheck disable=SC2064	# the name is known now
+	trap "rm -rf '$folder'" EXIT
 	mkfifo "$folder/progress"
 	# Held open here, so that neither end waits for the other to come.
 	exec {pipe}<>"$folder/progress"
 	show_progress <"$folder/progress" {pipe}>&- &
 	as_root sh -c 'progress=$1 && shift && exec "$@" 3>"$progress"' - "$folder/progress" \
-		env DEBIAN_FRONTEND=noninteractive apt-get -qqy -o APT::Status-Fd=3 --no-install-recommends install "$@" >"$folder/log" 2>&1 ||
+		env DEBIAN_FRONTEND=noninteractive JAVA_TOOL_OPTIONS=-XX:-UsePerfData \
+		apt-get -qqy -o APT::Status-Fd=3 --no-install-recommends "$@" >"$folder/log" 2>&1 ||
 		status=$?
 	exec {pipe}>&-
 	wait $!
 	[ "$status" = 0 ] || tail -n 20 "$folder/log" >&2
-	rm -rf "$folder"
-	return "$status"
-}
+	exit "$status"
+)
 
 install_missing() {	# packages…
 	local package missing=()
@@ -152,13 +159,9 @@ need_packages() { install_missing "$@" || die "could not install all of: $*"; }
 ABSENT=()
 want_packages() {
 	local package wanted=() missing=()
+	mapfile -t wanted < <(there_are "$@")
 	for package; do
-		if is_installed "$package" || apt_has "$package"; then
-			wanted+=("$package")
-		else
-			ABSENT+=("$package")
-			note "there is no package $package here"
-		fi
+		[[ " ${wanted[*]} " = *" $package "* ]] || { ABSENT+=("$package"); note "there is no package $package here"; }
 	done
 	if ! can_be_root; then
 		for package in "${wanted[@]}"; do is_installed "$package" || missing+=("$package"); done
@@ -172,6 +175,8 @@ want_packages() {
 	done
 }
 
+there_are() { local package; for package; do ! is_installed "$package" && ! apt_has "$package" || printf '%s\n' "$package"; done; }
+
 apt_has() { [ -n "$(apt-cache madison "$1" 2>/dev/null)" ]; }
 
 # Sets NATIVE to the version that this Debian calls "postgresql", or to the one that the caller wants instead of it.
@@ -181,6 +186,7 @@ find_native_version() {
 		refresh_packages
 		NATIVE=$(apt_native_version)
 	fi
+	[ -n "$NATIVE" ] || can_be_root || die "apt knows of no packages yet; as root:" "  apt-get update"
 	[ -n "$NATIVE" ] || die "apt knows no package postgresql: this script needs Debian"
 }
 

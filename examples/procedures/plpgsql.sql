@@ -12,8 +12,9 @@ DECLARE
 	attempt		idempotent_attempt;
 	response	jsonb;
 	status		integer := 200;
+	scope		text := payer || ' transfer';	-- whose key it is
 BEGIN
-	attempt := idempotent_begin('transfer', key, request => jsonb_build_object(
+	attempt := idempotent_begin(scope, key, request => jsonb_build_object(
 		'payer', payer, 'payee', payee, 'amount', amount));
 	IF attempt.replayed THEN
 		RETURN attempt.response;
@@ -32,7 +33,7 @@ BEGIN
 			response := jsonb_build_object('error', 'the account is not covered');
 	END;
 
-	RETURN idempotent_finish('transfer', key, response, status);
+	RETURN idempotent_finish(scope, key, response, status);
 END
 $$;
 

@@ -15,11 +15,12 @@ def query(text, types, *values):
     return plpy.execute(plpy.prepare(text, types), list(values))
 
 def finish(response, status):
-    return query("SELECT idempotent_finish('book_seat', $1, $2, $3) AS response", ["text", "jsonb", "integer"],
-                 key, json.dumps(response), status)[0]["response"]
+    return query("SELECT idempotent_finish($1, $2, $3, $4) AS response", ["text", "text", "jsonb", "integer"],
+                 scope, key, json.dumps(response), status)[0]["response"]
 
-attempt = query("SELECT * FROM idempotent_begin('book_seat', $1, request => $2)", ["text", "jsonb"],
-                key, json.dumps({"seat": seat, "passenger": passenger}))[0]
+scope = f"{passenger} book_seat"    # whose key it is
+attempt = query("SELECT * FROM idempotent_begin($1, $2, request => $3)", ["text", "text", "jsonb"],
+                scope, key, json.dumps({"seat": seat, "passenger": passenger}))[0]
 if attempt["replayed"]:
     return attempt["response"]
 

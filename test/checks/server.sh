@@ -121,12 +121,24 @@ copy_examples() {
 	tar -C "$TOP" --exclude node_modules -c examples | tar -C "$BASE" -x && EXAMPLES=$BASE/examples || exit 1
 }
 
+node_version() { node -p 'parseInt(process.versions.node)'; }
+
+# Debian 12's own Node is too old for what npm has of these clients. npm has Node itself, for the commonest kinds of machines.
+node_from_npm() {	# version
+	local machine
+	case $(uname -m) in x86_64) machine=x64 ;; aarch64) machine=arm64 ;; *) machine=none ;; esac
+	mkdir -p "$BASE/node"
+	[ -w "${HOME-/}" ] || export HOME=$BASE
+	npm install --prefix "$BASE/node" --no-save --prefer-offline --no-audit --no-fund --loglevel=error "node-linux-$machine@$1" >/dev/null 2>&1
+	export PATH=$BASE/node/node_modules/node-linux-$machine/bin:$PATH
+	[ "$(node_version)" -ge "$1" ] || skip "needs Node $1 or later, and this is $(node --version)"
+}
+
 # Needs npm, and what npm needs to find its packages.
 npm_install() {	# name of an example; the working directory is there afterwards
 	need node nodejs
 	need npm npm
-	# Debian 12's own is too old for what npm has of these clients.
-	[ "$(node -p 'parseInt(process.versions.node)')" -ge 20 ] || skip "needs Node 20 or later, and this is $(node --version)"
+	[ "$(node_version)" -ge 20 ] || node_from_npm 20
 	[ -n "${EXAMPLES-}" ] || copy_examples
 	cd "$EXAMPLES/$1" || exit 1
 	# Where there is a home to keep a cache in, several examples share what they download.

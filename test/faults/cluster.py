@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -266,3 +267,13 @@ class Cluster:
 
     def remove(self):
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def give_up(self, told):
+        """Somebody ends the program, by Ctrl-C or SIGTERM: no verdict, and nothing is left behind."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        self.stop()
+        self.remove()
+        sys.stdout.flush()
+        # Not sys.exit, which would wait for threads that are still looking for the server.
+        os._exit(130 if isinstance(told, KeyboardInterrupt) else told.code)

@@ -273,6 +273,7 @@ def run_product(cluster, options, verdict):
     remaining = options.seconds
     length = min(60, max(20, options.seconds / 2))
     # A last round that would be short is added to the one before.
+    print("  at work", flush=True)
     while remaining > 0:
         seconds = length if remaining >= 1.5 * length else remaining
         machine.round(seconds, faults.ALL)
@@ -447,6 +448,8 @@ def main():
         if options.mutants:
             run_mutants(cluster, options, verdict)
         judge_logs(cluster, verdict)
+    except (KeyboardInterrupt, SystemExit) as told:
+        cluster.give_up(told)
     except BaseException as error:
         print(f"the machine itself failed: {error!r}\n{cluster.log_tail()}", flush=True)
         traceback.print_exc(file=sys.stdout)

@@ -133,6 +133,7 @@ class Proxy:
 
     def __init__(self, routes, seed):
         self.routes, self.seed = routes, seed
+        self.process = None
         self.counters = multiprocessing.RawArray(ctypes.c_long, len(COUNTERS))
         self.strength = multiprocessing.RawValue(ctypes.c_double, 0.0)
         self.cut_all_now = multiprocessing.RawValue(ctypes.c_int, 0)
@@ -144,8 +145,9 @@ class Proxy:
         listening.acquire()
 
     def stop(self):
-        self.process.terminate()
-        self.process.join()
+        if self.process is not None:
+            self.process.terminate()
+            self.process.join()
 
     def counted(self):
         return dict(zip(COUNTERS, self.counters))

@@ -542,6 +542,8 @@ def main():
                     " SELECT key, 'idempotency_claims', 1 FROM mallory.idempotency_claims"):
                 run.find("a name was captured", f"{how}, as {who}, {count} times")
         run.judge_log()
+    except (KeyboardInterrupt, SystemExit) as told:
+        cluster.give_up(told)
     except BaseException as error:
         print(f"the test itself failed: {error!r}\n{cluster.log_tail()}", flush=True)
         traceback.print_exc(file=sys.stdout)

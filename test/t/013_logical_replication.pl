@@ -1,4 +1,5 @@
 # Logical replication: a subscriber replays what the publisher has finished, and both sides must not begin the same key.
+# The commands are those of doc/operation.md.
 
 use strict;
 use warnings FATAL => 'all';
