@@ -936,6 +936,8 @@ BEGIN
 				IF NOT FOUND THEN
 					a.outcome := 'started'; a.replayed := false; a.attempt := 1; a.first_seen_at := now_; a.expires_at := now_ + ret;
 					RETURN a;
+				ELSIF c.reset_at IS NULL AND c.xid = this_xact THEN
+					PERFORM @extschema@.idempotent__report('open', NULL, NULL);
 				END IF;
 				got := true; timed := false; longest := length(key);
 			END IF;
@@ -1265,6 +1267,8 @@ BEGIN
 				IF NOT FOUND THEN
 					a.outcome := 'started'; a.replayed := false; a.attempt := 1; a.first_seen_at := now_; a.expires_at := now_ + ret;
 					RETURN a;
+				ELSIF c.reset_at IS NULL AND c.xid = this_xact THEN
+					PERFORM @extschema@.idempotent__report('open', NULL, NULL);
 				END IF;
 				got := true; timed := false; longest := length(key);
 			END IF;
@@ -2341,9 +2345,8 @@ DECLARE
 	this_xact xid8 := @extschema@.idempotent__xact(false);
 	ids uuid[];
 	now_ timestamptz := clock_timestamp();
-	n bigint;
+	n bigint := 0;
 	late text;
-	claimed uuid[]; claim_nos integer[]; attempts integer[];
 	d record;
 BEGIN
 	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
@@ -2376,19 +2379,19 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'idempotency key of a batch has expired before it was finished',
 			DETAIL = format('The key is "%s".', late), HINT = 'The retention of a batch must be longer than its transaction.';
 	END IF;
-	WITH done AS (
+	FOR d IN
 		UPDATE @extschema@.idempotency_keys o SET finished_at = now_,
 			expires_at = CASE WHEN o.shortened IS NOT NULL THEN o.expires_at ELSE @extschema@.idempotent__expires(now_, o.sent_at, o.retention) END,
 			shortened = NULL, retention = NULL, sent_at = NULL
 		WHERE o.id = ANY (ids) AND o.finished_at IS NULL AND o.xid = this_xact
-		RETURNING o.id, o.claim_no, o.attempt)
-	SELECT count(*), array_agg(x.id) FILTER (WHERE x.claim_no IS NOT NULL), array_agg(x.claim_no) FILTER (WHERE x.claim_no IS NOT NULL),
-			array_agg(x.attempt) FILTER (WHERE x.claim_no IS NOT NULL)
-		INTO n, claimed, claim_nos, attempts FROM done x;
-	DELETE FROM @extschema@.idempotency_open o WHERE o.id = ANY (ids);
-	FOR d IN SELECT u.* FROM unnest(claimed, claim_nos, attempts) u (id, claim_no, attempt) LOOP
-		DELETE FROM @extschema@.idempotency_claims l WHERE l.id = d.id AND l.attempt IN (d.attempt, d.claim_no);
+		RETURNING o.id, o.claim_no, o.attempt
+	LOOP
+		n := n + 1;
+		IF d.claim_no IS NOT NULL THEN
+			DELETE FROM @extschema@.idempotency_claims l WHERE l.id = d.id AND l.attempt IN (d.attempt, d.claim_no);
+		END IF;
 	END LOOP;
+	DELETE FROM @extschema@.idempotency_open o WHERE o.id = ANY (ids);
 	IF n < cardinality(ids) THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'idempotency attempt was not begun in this transaction',
 			HINT = 'Finish the keys that idempotent_begin_many returned, in the same transaction.';

@@ -2238,9 +2238,8 @@ AS $$
 DECLARE
 	ids uuid[];
 	now_ timestamptz := clock_timestamp();
-	n bigint;
+	n bigint := 0;
 	late text;
-	claimed uuid[]; claim_nos integer[]; attempts integer[];
 	d record;
 BEGIN
 	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
@@ -2273,17 +2272,17 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'idempotency key of a batch has expired before it was finished',
 			DETAIL = format('The key is "%s".', late), HINT = 'The retention of a batch must be longer than its transaction.';
 	END IF;
-	WITH done AS (
+	FOR d IN
 		UPDATE @extschema@.idempotency_keys o SET finished_at = now_,
 			expires_at = CASE WHEN o.shortened IS NOT NULL THEN o.expires_at ELSE date_bin(@extschema@.idempotent__step(o.retention), greatest(now_, CASE WHEN o.sent_at < now_ + o.retention THEN o.sent_at WHEN o.sent_at >= now_ + o.retention THEN now_ + o.retention END) + o.retention - interval '1 microsecond', '2000-01-01 00:00:00+00') + @extschema@.idempotent__step(o.retention) END,
 			shortened = NULL, retention = NULL, sent_at = NULL
 		WHERE o.id = ANY (ids) AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
-		RETURNING o.id, o.claim_no, o.attempt)
-	SELECT count(*), array_agg(x.id) FILTER (WHERE x.claim_no IS NOT NULL), array_agg(x.claim_no) FILTER (WHERE x.claim_no IS NOT NULL),
-			array_agg(x.attempt) FILTER (WHERE x.claim_no IS NOT NULL)
-		INTO n, claimed, claim_nos, attempts FROM done x;
-	FOR d IN SELECT u.* FROM unnest(claimed, claim_nos, attempts) u (id, claim_no, attempt) LOOP
-		DELETE FROM @extschema@.idempotency_claims l WHERE l.id = d.id AND l.attempt IN (d.attempt, d.claim_no);
+		RETURNING o.id, o.claim_no, o.attempt
+	LOOP
+		n := n + 1;
+		IF d.claim_no IS NOT NULL THEN
+			DELETE FROM @extschema@.idempotency_claims l WHERE l.id = d.id AND l.attempt IN (d.attempt, d.claim_no);
+		END IF;
 	END LOOP;
 	IF n < cardinality(ids) THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'idempotency attempt was not begun in this transaction',
