@@ -324,6 +324,24 @@ SQL
 	is(join(', ', grep { $lines->{$_} > 1 } @given), '', 'and never one number twice');
 }
 
+# --- what it costs ---
+
+# Statements to the nodes with the rows, besides BEGIN.
+sub statements
+{
+	my ($sql) = @_;
+	my ($out, $err) = ('', '');
+
+	$coordinator->psql('postgres', "SET citus.log_remote_commands = on; $sql", stdout => \$out, stderr => \$err);
+	return scalar(() = $err =~ /issuing (?!BEGIN)/g);
+}
+my $warm = "SELECT outcome FROM idempotent_lookup('cost', 'k')";
+is(statements("$warm; BEGIN; SELECT outcome FROM idempotent_begin('cost', 'k'); ROLLBACK") - statements("$warm; BEGIN; SELECT 1; ROLLBACK"), 4,
+	'begin is three statements, and ROLLBACK one');
+is(statements("BEGIN; SELECT outcome FROM idempotent_begin('cost', 'k'); SELECT idempotent_finish('cost', 'k'); COMMIT"), 5,
+	'with finish four, and COMMIT one where there is no work at another node');
+is(statements("SELECT outcome FROM idempotent_begin('cost', 'k')"), 1, 'a replay is one');
+
 # --- what waits, and how long ---
 
 {
@@ -394,15 +412,18 @@ sub key_at
 			'idempotency.idempotency_keys', left(idempotent_derive('$scope', 'dead ' || i, 's'), 32)::uuid) LIMIT 1", $node->port));
 }
 
-# An attempt with work at all workers, sent as far as COMMIT.
+# An attempt with work at this node, sent as far as COMMIT.
 sub sent_commit
 {
-	my ($node, $scope, $key, $held) = @_;
+	my ($node, $scope, $key, $work, $held) = @_;
 	my $session = session($node);
+	my $tenants = sprintf("(SELECT 't' || i FROM generate_series(1, 100) i WHERE get_shard_id_for_distribution_column('shop.charges', 't' || i) IN
+		(SELECT shardid FROM citus_shards WHERE table_name = 'shop.charges'::regclass AND nodeport = %d))", $work->port);
+	my $tenant = $coordinator->safe_psql('postgres', "$tenants LIMIT 1");
 
 	$session->query('BEGIN');
 	$session->query("SELECT outcome FROM idempotent_begin('$scope', '$key')");
-	$session->query("INSERT INTO charges SELECT '$scope' || i, '$scope $key' FROM generate_series(1, 20) i");
+	$session->query("INSERT INTO charges VALUES ('$tenant', '$scope $key')");
 	$session->query("SELECT idempotent_finish('$scope', '$key', '1')");
 	hold_commits($held, 'nobody');
 	$session->send('COMMIT');
@@ -475,18 +496,18 @@ sub is_there
 }
 
 # The session's node dies when it has written its commit and told nobody.
-foreach my $case ([ $coordinator, $workers[0] ], [ $workers[0], $workers[0] ], [ $workers[0], $workers[1] ])
+foreach my $case ([ $coordinator, $workers[0], $workers[0] ], [ $coordinator, @workers ], [ $workers[0], @workers ], [ $workers[0], reverse @workers ])
 {
-	my ($node, $row) = @$case;
-	my $scope = 'session at ' . $node->name . ', row at ' . $row->name;
+	my ($node, $row, $work) = @$case;
+	my $scope = 'session at ' . $node->name . ', row at ' . $row->name . ', work at ' . $work->name;
 	my $key = key_at($row, $scope);
-	my $session = sent_commit($node, $scope, $key, $node);
+	my $session = sent_commit($node, $scope, $key, $work, $node);
 
 	cmp_ok(prepared_at(grep { $_ != $node } @nodes), '>', 0, "$scope: the others have prepared");
 	kill_node($node, $session);
 	start_again($node);
 	recover($scope);
-	is_there($scope, $key, '20 1', 'key and work');
+	is_there($scope, $key, '1 1', 'key and work');
 	is($node->safe_psql('postgres', "SELECT outcome FROM idempotent_begin('$scope', '$key')"), 'replayed', "$scope: the retry replays");
 	$session->quit;
 }
@@ -495,7 +516,7 @@ foreach my $case ([ $coordinator, $workers[0] ], [ $workers[0], $workers[0] ], [
 {
 	my $scope = 'not prepared everywhere';
 	my $key = key_at($workers[0], $scope);
-	my $session = sent_commit($coordinator, $scope, $key, $workers[1]);
+	my $session = sent_commit($coordinator, $scope, $key, $workers[1], $workers[1]);
 
 	ok($workers[0]->poll_query_until('postgres', 'SELECT count(*) > 0 FROM pg_prepared_xacts'), "$scope: one has prepared");
 	kill_node($coordinator, $session);
@@ -512,7 +533,7 @@ foreach my $case ([ $coordinator, $workers[0] ], [ $workers[0], $workers[0] ], [
 {
 	my $scope = 'the node of the row';
 	my $key = key_at($workers[0], $scope);
-	my $session = sent_commit($coordinator, $scope, $key, $coordinator);
+	my $session = sent_commit($coordinator, $scope, $key, $workers[1], $coordinator);
 
 	cmp_ok(prepared_at($workers[0]), '>', 0, "$scope: it has prepared");
 	kill_node($workers[0]);
@@ -521,7 +542,7 @@ foreach my $case ([ $coordinator, $workers[0] ], [ $workers[0], $workers[0] ], [
 	$session->result;
 	is($session->sqlstate, '00000', "$scope: the client is told that it is committed");
 	recover($scope);
-	is_there($scope, $key, '20 1', 'key and work');
+	is_there($scope, $key, '1 1', 'key and work');
 	$session->quit;
 }
 
