@@ -45,12 +45,20 @@ BEGIN
 END $$;
 
 -- What a node has of its own: the open attempts of its sessions, on which the guard stands, since a distributed table can
--- have no trigger, and the view of its locks. Made at each node by its owner.
+-- have no trigger, and the view of its locks. Made at each node by its owner. To a node that comes later Citus takes the
+-- functions, but not that PUBLIC may not execute them.
 -- @object
 CREATE FUNCTION @extschema@.idempotent__citus_node() RETURNS boolean
 	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET citus.enable_ddl_propagation = off
 	SET client_min_messages = warning AS $$
+DECLARE
+	f regprocedure;
 BEGIN
+	FOR f IN SELECT p.oid FROM pg_proc p JOIN pg_class c ON c.relowner = p.proowner
+			WHERE p.pronamespace = '@extschema@'::regnamespace AND p.proname ~ '^idempotent_' AND c.oid = '@extschema@.idempotency_keys'::regclass LOOP
+		EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+	END LOOP;
+	REVOKE ALL ON TYPE @extschema@.idempotent_attempt, @extschema@.idempotent_claim FROM PUBLIC;
 	IF to_regclass('@extschema@.idempotency_open') IS NULL THEN
 		CREATE UNLOGGED TABLE @extschema@.idempotency_open (id uuid PRIMARY KEY, key text NOT NULL);
 		REVOKE ALL ON @extschema@.idempotency_open FROM PUBLIC;

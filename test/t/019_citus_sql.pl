@@ -38,7 +38,9 @@ max_prepared_transactions = 100
 max_connections = 100
 fsync = off
 citus.shard_count = 8
-citus.max_cached_conns_per_worker = 4
+# Who sets synchronous_commit to on waits for this standby for ever.
+synchronous_standby_names = 'nobody'
+synchronous_commit = local
 CONF
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION citus');
@@ -60,7 +62,13 @@ sub load
 
 # The roles and what belongs to the business; the script is loaded by an ordinary role.
 $coordinator->safe_psql('postgres', sprintf("SELECT citus_set_coordinator_host('127.0.0.1', %d)", $coordinator->port));
-$coordinator->safe_psql('postgres', sprintf("SELECT citus_add_node('127.0.0.1', %d)", $_->port)) foreach @workers;
+sub add_node
+{
+	my ($worker) = @_;
+
+	return $coordinator->safe_psql('postgres', sprintf("SELECT citus_add_node('127.0.0.1', %d)", $worker->port));
+}
+add_node($workers[0]);
 $coordinator->safe_psql('postgres', <<'SQL');
 CREATE ROLE keeper LOGIN;
 CREATE ROLE shop LOGIN;
@@ -70,9 +78,21 @@ is(load($workers[0], 'idempotency.citus.sql', 'keeper'), '0A000', 'the script is
 is(load($coordinator, 'idempotency.sql', 'keeper'), '0A000', 'nor that without Citus for the coordinator');
 is(load($coordinator, 'idempotency.citus.sql', 'keeper'), '00000', 'an ordinary role loads it');
 is(load($coordinator, 'idempotency.citus.sql', 'keeper'), '00000', 'twice');
+
 $coordinator->safe_psql('postgres', <<'SQL');
 GRANT USAGE ON SCHEMA idempotency TO shop;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA idempotency TO shop;
+SQL
+
+# A node that comes later has all of it but its own table, and then its share of the shards.
+add_node($workers[1]);
+is(Session->new($workers[1])->code("SELECT idempotency.idempotent_begin('new', 'k')"), '0A000', 'a node that has no table of open attempts refuses');
+$workers[1]->safe_psql('postgres', 'SET ROLE keeper; SELECT idempotency.idempotent__citus_node()');
+$coordinator->safe_psql('postgres', "SELECT rebalance_table_shards(shard_transfer_mode => 'block_writes')");
+is($coordinator->safe_psql('postgres', "SELECT count(DISTINCT nodeport) FROM citus_shards WHERE table_name = 'idempotency.idempotency_keys'::regclass"),
+	'2', 'keys are at both workers');
+
+$coordinator->safe_psql('postgres', <<'SQL');
 CREATE SCHEMA shop AUTHORIZATION shop;
 ALTER ROLE shop SET search_path = shop, idempotency;
 ALTER ROLE postgres SET search_path = shop, idempotency;
@@ -392,12 +412,12 @@ sub move_shard
 # --- nodes that die between PREPARE and COMMIT PREPARED ---
 
 # A commit that waits for a standby which there is not: at the session's node, it has been written there, and the other nodes
-# have prepared it; at another node, that node's PREPARE waits.
-sub hold_commits
+# have prepared it; at another node, that node's PREPARE waits. Not any more:
+sub let_go
 {
-	my ($node, $names) = @_;
+	my ($node) = @_;
 
-	$node->append_conf('postgresql.conf', "synchronous_standby_names = '$names'\n");
+	$node->append_conf('postgresql.conf', "synchronous_standby_names = ''\n");
 	$node->reload;
 	return;
 }
@@ -412,10 +432,12 @@ sub key_at
 			'idempotency.idempotency_keys', left(idempotent_derive('$scope', 'dead ' || i, 's'), 32)::uuid) LIMIT 1", $node->port));
 }
 
-# An attempt with work at this node, sent as far as COMMIT.
+# An attempt with work at this node, sent as far as COMMIT, which is held here.
 sub sent_commit
 {
 	my ($node, $scope, $key, $work, $held) = @_;
+	# A new session has new connections to the other nodes.
+	$held->safe_psql('postgres', "SET citus.enable_ddl_propagation = off; ALTER ROLE $_ SET synchronous_commit = on") foreach qw(keeper shop);
 	my $session = session($node);
 	my $tenants = sprintf("(SELECT 't' || i FROM generate_series(1, 100) i WHERE get_shard_id_for_distribution_column('shop.charges', 't' || i) IN
 		(SELECT shardid FROM citus_shards WHERE table_name = 'shop.charges'::regclass AND nodeport = %d))", $work->port);
@@ -425,7 +447,6 @@ sub sent_commit
 	$session->query("SELECT outcome FROM idempotent_begin('$scope', '$key')");
 	$session->query("INSERT INTO charges VALUES ('$tenant', '$scope $key')");
 	$session->query("SELECT idempotent_finish('$scope', '$key', '1')");
-	hold_commits($held, 'nobody');
 	$session->send('COMMIT');
 	ok($held->poll_query_until('postgres', "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query ~ '^(COMMIT|PREPARE)'"),
 		"$scope: the commit is held at " . $held->name);
@@ -456,7 +477,6 @@ sub start_again
 	my ($node) = @_;
 	my $deadline = time + $patience;
 
-	$node->append_conf('postgresql.conf', "synchronous_standby_names = ''\n");
 	# Its orphans may still be there.
 	until (run_log([ 'pg_ctl', '-w', '-s', '-D', $node->data_dir, '-l', $node->logfile, 'start' ]))
 	{
@@ -464,6 +484,7 @@ sub start_again
 		usleep(100_000);
 	}
 	$node->_update_pid(1);
+	$node->safe_psql('postgres', "SET citus.enable_ddl_propagation = off; ALTER ROLE $_ RESET synchronous_commit") foreach qw(keeper shop);
 	return;
 }
 
@@ -512,23 +533,6 @@ foreach my $case ([ $coordinator, $workers[0], $workers[0] ], [ $coordinator, @w
 	$session->quit;
 }
 
-# It dies when one of the others has prepared and one has not answered: neither key nor work.
-{
-	my $scope = 'not prepared everywhere';
-	my $key = key_at($workers[0], $scope);
-	my $session = sent_commit($coordinator, $scope, $key, $workers[1], $workers[1]);
-
-	ok($workers[0]->poll_query_until('postgres', 'SELECT count(*) > 0 FROM pg_prepared_xacts'), "$scope: one has prepared");
-	kill_node($coordinator, $session);
-	hold_commits($workers[1], '');
-	start_again($coordinator);
-	ok($workers[1]->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"), "$scope: the other is let go");
-	recover($scope);
-	is_there($scope, $key, '0 0', 'neither');
-	is($coordinator->safe_psql('postgres', "BEGIN; SELECT outcome FROM idempotent_begin('$scope', '$key'); ROLLBACK"), 'started', "$scope: the retry starts");
-	$session->quit;
-}
-
 # The node that has the row dies when it has prepared.
 {
 	my $scope = 'the node of the row';
@@ -538,7 +542,7 @@ foreach my $case ([ $coordinator, $workers[0], $workers[0] ], [ $coordinator, @w
 	cmp_ok(prepared_at($workers[0]), '>', 0, "$scope: it has prepared");
 	kill_node($workers[0]);
 	start_again($workers[0]);
-	hold_commits($coordinator, '');
+	let_go($coordinator);
 	$session->result;
 	is($session->sqlstate, '00000', "$scope: the client is told that it is committed");
 	recover($scope);
@@ -546,12 +550,22 @@ foreach my $case ([ $coordinator, $workers[0], $workers[0] ], [ $coordinator, @w
 	$session->quit;
 }
 
-# --- a node without its own table ---
+# It dies when one of the others has prepared and one has not answered: neither key nor work.
+{
+	my $scope = 'not prepared everywhere';
+	my $key = key_at($workers[0], $scope);
+	my $session = sent_commit($coordinator, $scope, $key, $workers[1], $workers[1]);
 
-$workers[1]->safe_psql('postgres', 'SET citus.enable_ddl_propagation = off; DROP TABLE idempotency.idempotency_open; DROP VIEW idempotency.idempotency_in_flight');
-is(session($workers[1])->code("SELECT idempotent_begin('new', 'k')"), '0A000', 'a node that has no table of open attempts refuses');
-$workers[1]->safe_psql('postgres', 'SET ROLE keeper; SELECT idempotency.idempotent__citus_node()');
-is(session($workers[1])->query("SELECT charge('new', 'k')"), 'started', 'until it is given one');
+	ok($workers[0]->poll_query_until('postgres', 'SELECT count(*) > 0 FROM pg_prepared_xacts'), "$scope: one has prepared");
+	kill_node($coordinator, $session);
+	let_go($workers[1]);
+	start_again($coordinator);
+	ok($workers[1]->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"), "$scope: the other is let go");
+	recover($scope);
+	is_there($scope, $key, '0 0', 'neither');
+	is($coordinator->safe_psql('postgres', "BEGIN; SELECT outcome FROM idempotent_begin('$scope', '$key'); ROLLBACK"), 'started', "$scope: the retry starts");
+	$session->quit;
+}
 
 $_->stop foreach @nodes;
 done_testing();
