@@ -1563,8 +1563,9 @@ BEGIN
 	IF ids IS NULL THEN
 		RETURN 0;
 	END IF;
-	SELECT min(o.key) INTO late FROM @extschema@.idempotency_keys o WHERE o.id = ANY (ids)
-		AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned() AND o.shortened IS NOT NULL AND o.expires_at <= now_;
+	-- As a filter: it is not for the index on expires_at.
+	SELECT min(o.key) FILTER (WHERE o.expires_at <= now_) INTO late FROM @extschema@.idempotency_keys o
+		WHERE o.id = ANY (ids) AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned() AND o.shortened IS NOT NULL;
 	IF late IS NOT NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'idempotency key of a batch has expired before it was finished',
 			DETAIL = format('The key is "%s".', late), HINT = 'The retention of a batch must be longer than its transaction.';
