@@ -362,6 +362,38 @@ is(statements("BEGIN; SELECT outcome FROM idempotent_begin('cost', 'k'); SELECT 
 	'with finish four, and COMMIT one where there is no work at another node');
 is(statements("SELECT outcome FROM idempotent_begin('cost', 'k')"), 1, 'a replay is one');
 
+# Work that is at one node and its key at another is prepared at both; a local table counts if Citus knows it.
+$coordinator->safe_psql('postgres', <<'SQL');
+CREATE TABLE shop.known (key text);
+SELECT citus_add_local_table_to_metadata('shop.known');
+SQL
+is(statements("BEGIN; SELECT outcome FROM idempotent_begin('cost', 'l'); INSERT INTO shop.known VALUES ('l'); SELECT idempotent_finish('cost', 'l'); COMMIT"),
+	6, 'beside a local table that Citus knows: PREPARE TRANSACTION and COMMIT PREPARED');
+
+# A procedure that Citus sends to the tenant's node, or does not: always once.
+{
+	$coordinator->safe_psql('postgres', <<'SQL');
+CREATE FUNCTION shop.charge_of(of_tenant text, of_key text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	a idempotency.idempotent_attempt := idempotency.idempotent_begin('delegated', of_key);
+BEGIN
+	IF NOT a.replayed THEN
+		INSERT INTO shop.charges VALUES (of_tenant, of_key, inet_server_port());
+		PERFORM idempotency.idempotent_finish('delegated', of_key);
+	END IF;
+	RETURN a.outcome;
+END $$;
+SELECT create_distributed_function('shop.charge_of(text, text)', 'of_tenant', colocate_with => 'shop.charges');
+SQL
+	foreach my $node (@nodes)
+	{
+		$node->safe_psql('postgres', "SELECT charge_of('t' || $_, 'delegated $_')") foreach 1 .. 5;
+		$node->safe_psql('postgres', "BEGIN; SELECT charge_of('t' || $_, 'delegated $_'); COMMIT") foreach 1 .. 5;
+		$node->safe_psql('postgres', "DO 'BEGIN PERFORM shop.charge_of(''t$_'', ''delegated $_''); END'") foreach 1 .. 5;
+	}
+	is(effects('delegated', 'delegated'), '5 effects of 5, keys 5', 'a delegated procedure: each effect once');
+}
+
 # --- what waits, and how long ---
 
 {
@@ -373,6 +405,8 @@ is(statements("SELECT outcome FROM idempotent_begin('cost', 'k')"), 1, 'a replay
 	$second->query('BEGIN');
 	$second->query("SET LOCAL lock_timeout = '100ms'");
 	is($second->code("SELECT idempotent_begin('wait', 'k')"), '55P03', 'lock_timeout reaches the other node');
+	is($_->safe_psql('postgres', 'SELECT count(*) FROM idempotency_in_flight WHERE pid <> pg_backend_pid()'), $_ == $workers[0] ? 1 : 0,
+		'who is at work is seen at his node alone: ' . $_->name) foreach $coordinator, $workers[0];
 	$second->query('ROLLBACK');
 	is($second->query("SELECT count(*) FROM idempotent_lookup('wait', 'k')"), '0', 'lookup does not see an attempt at another node');
 	$first->query("SELECT idempotent_finish('wait', 'k')");
