@@ -190,7 +190,7 @@ CREATE FUNCTION @extschema@.idempotent_begin(
 	retention interval DEFAULT NULL, first_sent timestamptz DEFAULT NULL,
 	lease interval DEFAULT NULL)
 	RETURNS @extschema@.idempotent_attempt
-	AS 'MODULE_PATHNAME', 'idempotent_begin'
+	AS 'MODULE_PATHNAME', 'idempotent_begin_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION @extschema@.idempotent_try_begin(
@@ -199,7 +199,7 @@ CREATE FUNCTION @extschema@.idempotent_try_begin(
 	retention interval DEFAULT NULL, first_sent timestamptz DEFAULT NULL,
 	lease interval DEFAULT NULL)
 	RETURNS @extschema@.idempotent_attempt
-	AS 'MODULE_PATHNAME', 'idempotent_try_begin'
+	AS 'MODULE_PATHNAME', 'idempotent_try_begin_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION @extschema@.idempotent_finish(
@@ -209,7 +209,7 @@ CREATE FUNCTION @extschema@.idempotent_finish(
 	attempt integer DEFAULT NULL, retention interval DEFAULT NULL,
 	body_text text DEFAULT NULL)
 	RETURNS jsonb
-	AS 'MODULE_PATHNAME', 'idempotent_finish'
+	AS 'MODULE_PATHNAME', 'idempotent_finish_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION @extschema@.idempotent_release(
@@ -217,32 +217,32 @@ CREATE FUNCTION @extschema@.idempotent_release(
 	attempt integer DEFAULT NULL, error text DEFAULT NULL,
 	retry_after interval DEFAULT NULL, reset boolean DEFAULT false)
 	RETURNS boolean
-	AS 'MODULE_PATHNAME', 'idempotent_release'
+	AS 'MODULE_PATHNAME', 'idempotent_release_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION @extschema@.idempotent_checkpoint(
 	scope text, key text, attempt integer, checkpoint text DEFAULT NULL,
 	state jsonb DEFAULT NULL, lease interval DEFAULT NULL)
 	RETURNS timestamptz
-	AS 'MODULE_PATHNAME', 'idempotent_checkpoint'
+	AS 'MODULE_PATHNAME', 'idempotent_checkpoint_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION @extschema@.idempotent_park(
 	scope text, key text, attempt integer, error text)
 	RETURNS boolean
-	AS 'MODULE_PATHNAME', 'idempotent_park'
+	AS 'MODULE_PATHNAME', 'idempotent_park_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION @extschema@.idempotent_resume(
 	lease interval, max_keys integer DEFAULT 1, scope text DEFAULT NULL)
 	RETURNS SETOF @extschema@.idempotent_claim
-	AS 'MODULE_PATHNAME', 'idempotent_resume'
+	AS 'MODULE_PATHNAME', 'idempotent_resume_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1;
 
 CREATE FUNCTION @extschema@.idempotent_retry(
 	scope text, key text, lease interval)
 	RETURNS @extschema@.idempotent_claim
-	AS 'MODULE_PATHNAME', 'idempotent_retry'
+	AS 'MODULE_PATHNAME', 'idempotent_retry_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION @extschema@.idempotent_resolve(
@@ -252,7 +252,7 @@ CREATE FUNCTION @extschema@.idempotent_resolve(
 	body_text text DEFAULT NULL, retention interval DEFAULT NULL,
 	attempt integer DEFAULT NULL, correct boolean DEFAULT false)
 	RETURNS text
-	AS 'MODULE_PATHNAME', 'idempotent_resolve'
+	AS 'MODULE_PATHNAME', 'idempotent_resolve_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION @extschema@.idempotent_reconcile(
@@ -261,19 +261,19 @@ CREATE FUNCTION @extschema@.idempotent_reconcile(
 	RETURNS TABLE (verdict text, scope text, key text, attempt integer,
 				   status integer, response jsonb,
 				   first_seen_at timestamptz, theirs jsonb)
-	AS 'MODULE_PATHNAME', 'idempotent_reconcile'
+	AS 'MODULE_PATHNAME', 'idempotent_reconcile_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION @extschema@.idempotent_derive(scope text, key text, step text)
 	RETURNS text
-	AS 'MODULE_PATHNAME', 'idempotent_derive'
+	AS 'MODULE_PATHNAME', 'idempotent_derive_1_0'
 	LANGUAGE C IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION @extschema@.idempotent_backoff(
 	attempt integer, base interval DEFAULT '1 minute',
 	cap interval DEFAULT '1 hour', jitter double precision DEFAULT 0)
 	RETURNS interval
-	AS 'MODULE_PATHNAME', 'idempotent_backoff'
+	AS 'MODULE_PATHNAME', 'idempotent_backoff_1_0'
 	LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 
 CREATE FUNCTION @extschema@.idempotent_call(
@@ -281,39 +281,39 @@ CREATE FUNCTION @extschema@.idempotent_call(
 	args jsonb DEFAULT NULL, request jsonb DEFAULT NULL,
 	retention interval DEFAULT NULL, remember_errors boolean DEFAULT false)
 	RETURNS @extschema@.idempotent_attempt
-	AS 'MODULE_PATHNAME', 'idempotent_call'
+	AS 'MODULE_PATHNAME', 'idempotent_call_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION @extschema@.idempotent_begin_many(
 	scope text, keys text[], retention interval DEFAULT NULL)
 	RETURNS SETOF text
-	AS 'MODULE_PATHNAME', 'idempotent_begin_many'
+	AS 'MODULE_PATHNAME', 'idempotent_begin_many_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION @extschema@.idempotent_finish_many(scope text, keys text[])
 	RETURNS bigint
-	AS 'MODULE_PATHNAME', 'idempotent_finish_many'
+	AS 'MODULE_PATHNAME', 'idempotent_finish_many_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION @extschema@.idempotent_lookup(scope text, key text)
 	RETURNS SETOF @extschema@.idempotent_attempt
-	AS 'MODULE_PATHNAME', 'idempotent_lookup'
+	AS 'MODULE_PATHNAME', 'idempotent_lookup_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1;
 
 CREATE FUNCTION @extschema@.idempotent_forget(scope text, key text)
 	RETURNS boolean
-	AS 'MODULE_PATHNAME', 'idempotent_forget'
+	AS 'MODULE_PATHNAME', 'idempotent_forget_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION @extschema@.idempotent_forget_scope(
 	scope text, max_keys integer DEFAULT 10000)
 	RETURNS bigint
-	AS 'MODULE_PATHNAME', 'idempotent_forget_scope'
+	AS 'MODULE_PATHNAME', 'idempotent_forget_scope_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION @extschema@.idempotent_prune(max_keys integer DEFAULT 10000)
 	RETURNS bigint
-	AS 'MODULE_PATHNAME', 'idempotent_prune'
+	AS 'MODULE_PATHNAME', 'idempotent_prune_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION @extschema@.idempotent_stats(
@@ -323,12 +323,12 @@ CREATE FUNCTION @extschema@.idempotent_stats(
 	OUT failed bigint, OUT recovered bigint, OUT overtaken bigint,
 	OUT pruned bigint, OUT guard_failures bigint, OUT parked bigint,
 	OUT resolved bigint, OUT corrected bigint, OUT stats_reset timestamptz)
-	AS 'MODULE_PATHNAME', 'idempotent_stats'
+	AS 'MODULE_PATHNAME', 'idempotent_stats_1_0'
 	LANGUAGE C VOLATILE PARALLEL SAFE;
 
 CREATE FUNCTION @extschema@.idempotent_stats_reset()
 	RETURNS boolean
-	AS 'MODULE_PATHNAME', 'idempotent_stats_reset'
+	AS 'MODULE_PATHNAME', 'idempotent_stats_reset_1_0'
 	LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 
 COMMENT ON FUNCTION @extschema@.idempotent_begin(text, text, jsonb, bytea, interval, timestamptz, interval) IS
@@ -396,7 +396,8 @@ CREATE VIEW @extschema@.idempotency_in_flight AS
 		   c.scope,
 		   c.key,
 		   l.id_suffix,
-		   CASE WHEN NOT l.granted THEN pg_catalog.pg_blocking_pids(l.pid) END AS waits_for,
+		   CASE WHEN NOT l.granted OR a.wait_event_type OPERATOR(pg_catalog.=) 'Lock'
+				THEN pg_catalog.pg_blocking_pids(l.pid) END AS waits_for,
 		   a.usename,
 		   a.application_name,
 		   a.client_addr,
@@ -418,7 +419,7 @@ CREATE VIEW @extschema@.idempotency_in_flight AS
 		   OPERATOR(pg_catalog.=) l.id_suffix;
 
 COMMENT ON VIEW @extschema@.idempotency_in_flight IS
-	'Who holds or waits for a key right now, and whom they wait for. pid is null for a prepared transaction; scope and key are known for keys under lease.';
+	'Who holds or waits for a key right now, and whom they wait for, be it for the key, a large batch or any other lock. pid is null for a prepared transaction; scope and key are known for keys under lease.';
 
 -- Privileges ---------------------------------------------------------------
 -- Nothing is granted to anybody but the owner, whatever the default

@@ -23,8 +23,8 @@
  *	I1	At most one finished row of a key has not expired.
  *	I2	The work of a key commits at most once while the key has not expired,
  *		and only together with the key's row.
- *	I3	Whoever writes a key or a claim holds the key's lock to the end of its
- *		transaction.  (A batch of more than 200 keys holds it until the key's
+ *	I3	A transaction that writes a key or a claim holds the key's lock to its
+ *		end.  (A batch of more than 200 keys holds it until the key's
  *		row is inserted; the uncommitted row stands in for the lock after that.
  *		idempotent_forget_scope holds it until the finished key's row is
  *		deleted.)
@@ -38,8 +38,8 @@
  *		parked.
  *	I8	A transaction with an open attempt that is not under lease cannot
  *		commit or be prepared.
- *	I9	Whoever goes on at a checkpoint sees the work of that checkpoint, or
- *		gets 40001.
+ *	I9	A transaction that goes on at a checkpoint sees the work of that
+ *		checkpoint, or fails with 40001.
  *	I10	What is stored outranks every judgement about time, length and
  *		settings.
  *	I11	An answer expires no earlier than its finish plus its retention.
@@ -401,6 +401,7 @@ get_response(FunctionCallInfo fcinfo, int response_arg, int body_text_arg,
 
 /* Results ------------------------------------------------------------------ */
 
+/* An outcome's name in SQL. */
 static const char *
 outcome_name(Outcome outcome)
 {
@@ -452,6 +453,10 @@ set_int(Datum *values, bool *nulls, int col, int32 value)
 
 #define ATTEMPT_COLUMNS 14
 
+/*
+ * Set the columns of idempotent_attempt.  Fields that do not apply to the
+ * outcome are null.
+ */
 static void
 form_attempt(const AttemptResult *result, Datum *values, bool *nulls)
 {
@@ -595,9 +600,9 @@ begin(FunctionCallInfo fcinfo, BeginMode mode)
  * retention and lease are lengths of time, lease at most 30 days.  Errors:
  * 0A000, 25006, IK400, IK409, IK412, IK422, IK423, IK500, 40001, 55P03.
  */
-PG_FUNCTION_INFO_V1(idempotent_begin);
+PG_FUNCTION_INFO_V1(idempotent_begin_1_0);
 Datum
-idempotent_begin(PG_FUNCTION_ARGS)
+idempotent_begin_1_0(PG_FUNCTION_ARGS)
 {
 	check_may_write("idempotent_begin()");
 	return begin(fcinfo, BEGIN_WAIT);
@@ -609,9 +614,9 @@ idempotent_begin(PG_FUNCTION_ARGS)
  * As idempotent_begin, but never waits, and in_progress, mismatch, expired and
  * parked are outcomes.  Errors: 0A000, 25006, IK400, IK500, 40001.
  */
-PG_FUNCTION_INFO_V1(idempotent_try_begin);
+PG_FUNCTION_INFO_V1(idempotent_try_begin_1_0);
 Datum
-idempotent_try_begin(PG_FUNCTION_ARGS)
+idempotent_try_begin_1_0(PG_FUNCTION_ARGS)
 {
 	check_may_write("idempotent_try_begin()");
 	return begin(fcinfo, BEGIN_TRY);
@@ -625,9 +630,9 @@ idempotent_try_begin(PG_FUNCTION_ARGS)
  * the attempt is under lease; retention replaces that of begin.  Errors:
  * 0A000, 25006, IK400, IK410, IK413, IK500, 40001.
  */
-PG_FUNCTION_INFO_V1(idempotent_finish);
+PG_FUNCTION_INFO_V1(idempotent_finish_1_0);
 Datum
-idempotent_finish(PG_FUNCTION_ARGS)
+idempotent_finish_1_0(PG_FUNCTION_ARGS)
 {
 	KeyName		name;
 	Response	response;
@@ -652,9 +657,9 @@ idempotent_finish(PG_FUNCTION_ARGS)
  * minutes) are kept for a lease only; reset keeps the attempt number only.
  * Errors: 0A000, 25006, IK400, IK410.
  */
-PG_FUNCTION_INFO_V1(idempotent_release);
+PG_FUNCTION_INFO_V1(idempotent_release_1_0);
 Datum
-idempotent_release(PG_FUNCTION_ARGS)
+idempotent_release_1_0(PG_FUNCTION_ARGS)
 {
 	KeyName		name;
 	ReleaseTerms terms;
@@ -679,9 +684,9 @@ idempotent_release(PG_FUNCTION_ARGS)
  * length if lease is null; without a checkpoint, checkpoint and state stay.
  * Errors: 0A000, 25006, IK400, IK410, IK500.
  */
-PG_FUNCTION_INFO_V1(idempotent_checkpoint);
+PG_FUNCTION_INFO_V1(idempotent_checkpoint_1_0);
 Datum
-idempotent_checkpoint(PG_FUNCTION_ARGS)
+idempotent_checkpoint_1_0(PG_FUNCTION_ARGS)
 {
 	KeyName		name;
 	text	   *checkpoint = NULL;
@@ -710,9 +715,9 @@ idempotent_checkpoint(PG_FUNCTION_ARGS)
  * gets the claim until idempotent_resolve or idempotent_retry.  Errors: 0A000,
  * 25006, IK400, IK410, IK422, IK500.
  */
-PG_FUNCTION_INFO_V1(idempotent_park);
+PG_FUNCTION_INFO_V1(idempotent_park_1_0);
 Datum
-idempotent_park(PG_FUNCTION_ARGS)
+idempotent_park_1_0(PG_FUNCTION_ARGS)
 {
 	KeyName		name;
 
@@ -731,9 +736,9 @@ idempotent_park(PG_FUNCTION_ARGS)
  * caller only.  Holds one lock for each until the transaction ends.
  * Errors: 0A000, 25006, IK400, 40001.
  */
-PG_FUNCTION_INFO_V1(idempotent_resume);
+PG_FUNCTION_INFO_V1(idempotent_resume_1_0);
 Datum
-idempotent_resume(PG_FUNCTION_ARGS)
+idempotent_resume_1_0(PG_FUNCTION_ARGS)
 {
 	text	   *scope = PG_ARGISNULL(2) ? NULL : PG_GETARG_TEXT_PP(2);
 	int32		max_keys;
@@ -756,9 +761,9 @@ idempotent_resume(PG_FUNCTION_ARGS)
  * Takes over this claim, parked or not yet due.  For administrators.  Errors:
  * 0A000, 25006, IK400, IK409 (live), IK410 (no claim), IK500, 40001.
  */
-PG_FUNCTION_INFO_V1(idempotent_retry);
+PG_FUNCTION_INFO_V1(idempotent_retry_1_0);
 Datum
-idempotent_retry(PG_FUNCTION_ARGS)
+idempotent_retry_1_0(PG_FUNCTION_ARGS)
 {
 	KeyName		name;
 	ClaimRow	row;
@@ -780,9 +785,9 @@ idempotent_retry(PG_FUNCTION_ARGS)
  * may be replaced.  Errors: 0A000, 25006, IK400, IK409, IK410, IK413, IK422,
  * IK500.
  */
-PG_FUNCTION_INFO_V1(idempotent_resolve);
+PG_FUNCTION_INFO_V1(idempotent_resolve_1_0);
 Datum
-idempotent_resolve(PG_FUNCTION_ARGS)
+idempotent_resolve_1_0(PG_FUNCTION_ARGS)
 {
 	Resolution	resolution;
 
@@ -804,9 +809,9 @@ idempotent_resolve(PG_FUNCTION_ARGS)
  * returns what does not agree.  since <= first_seen_at < until and scope limit
  * only what counts as missing there.  Errors: 0A000, IK400.
  */
-PG_FUNCTION_INFO_V1(idempotent_reconcile);
+PG_FUNCTION_INFO_V1(idempotent_reconcile_1_0);
 Datum
-idempotent_reconcile(PG_FUNCTION_ARGS)
+idempotent_reconcile_1_0(PG_FUNCTION_ARGS)
 {
 	Jsonb	   *theirs;
 	TimestampTz until = PG_ARGISNULL(3) ? DT_NOEND : PG_GETARG_TIMESTAMPTZ(3);
@@ -828,9 +833,9 @@ idempotent_reconcile(PG_FUNCTION_ARGS)
  * The key under which a worker calls another service in this step: 64
  * hexadecimal digits, of which the first 32 are the key's id.  Errors: IK400.
  */
-PG_FUNCTION_INFO_V1(idempotent_derive);
+PG_FUNCTION_INFO_V1(idempotent_derive_1_0);
 Datum
-idempotent_derive(PG_FUNCTION_ARGS)
+idempotent_derive_1_0(PG_FUNCTION_ARGS)
 {
 	char		derived[KEYLOCK_DERIVED_LEN + 1];
 	text	   *scope = get_scope(fcinfo);
@@ -849,9 +854,9 @@ idempotent_derive(PG_FUNCTION_ARGS)
  * base, doubled for each attempt before this one, at most cap; the share
  * jitter of it, 0 to 1, is random.  Errors: IK400.
  */
-PG_FUNCTION_INFO_V1(idempotent_backoff);
+PG_FUNCTION_INFO_V1(idempotent_backoff_1_0);
 Datum
-idempotent_backoff(PG_FUNCTION_ARGS)
+idempotent_backoff_1_0(PG_FUNCTION_ARGS)
 {
 	static const char *const names[] = {"attempt", "base", "cap", "jitter"};
 	double		jitter;
@@ -881,9 +886,9 @@ idempotent_backoff(PG_FUNCTION_ARGS)
  * executed, replayed, or with remember_errors failed.  Errors: those of begin,
  * finish and the command; 0A000, 21000, 42601 for what cannot be a command.
  */
-PG_FUNCTION_INFO_V1(idempotent_call);
+PG_FUNCTION_INFO_V1(idempotent_call_1_0);
 Datum
-idempotent_call(PG_FUNCTION_ARGS)
+idempotent_call_1_0(PG_FUNCTION_ARGS)
 {
 	AttemptRequest request;
 	AttemptResult result;
@@ -915,9 +920,9 @@ idempotent_call(PG_FUNCTION_ARGS)
  * Errors: 0A000, 25006, IK400, IK409, IK412, IK422, IK423, IK500, 09000, 40001,
  * 55P03.
  */
-PG_FUNCTION_INFO_V1(idempotent_begin_many);
+PG_FUNCTION_INFO_V1(idempotent_begin_many_1_0);
 Datum
-idempotent_begin_many(PG_FUNCTION_ARGS)
+idempotent_begin_many_1_0(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	KeyName    *names;
@@ -951,9 +956,9 @@ idempotent_begin_many(PG_FUNCTION_ARGS)
  * response; returns how many.  Errors: 0A000, 25006, IK400, IK410, IK500,
  * 40001.
  */
-PG_FUNCTION_INFO_V1(idempotent_finish_many);
+PG_FUNCTION_INFO_V1(idempotent_finish_many_1_0);
 Datum
-idempotent_finish_many(PG_FUNCTION_ARGS)
+idempotent_finish_many_1_0(PG_FUNCTION_ARGS)
 {
 	KeyName    *names;
 	Datum	   *keys;
@@ -970,9 +975,9 @@ idempotent_finish_many(PG_FUNCTION_ARGS)
  * What begin would meet now, without a request to compare; no row where it
  * would start.  Never waits, never writes.  Errors: 0A000, IK400.
  */
-PG_FUNCTION_INFO_V1(idempotent_lookup);
+PG_FUNCTION_INFO_V1(idempotent_lookup_1_0);
 Datum
-idempotent_lookup(PG_FUNCTION_ARGS)
+idempotent_lookup_1_0(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	AttemptRequest request;
@@ -1002,9 +1007,9 @@ idempotent_lookup(PG_FUNCTION_ARGS)
  * Drops a key or claim, waiting for an attempt under way; false if there was
  * none.  Errors: 0A000, 25006, IK400, IK422, IK500, 40001, 55P03.
  */
-PG_FUNCTION_INFO_V1(idempotent_forget);
+PG_FUNCTION_INFO_V1(idempotent_forget_1_0);
 Datum
-idempotent_forget(PG_FUNCTION_ARGS)
+idempotent_forget_1_0(PG_FUNCTION_ARGS)
 {
 	KeyName		name;
 
@@ -1020,9 +1025,9 @@ idempotent_forget(PG_FUNCTION_ARGS)
  * way, and all of its corrections; returns how many keys and claims.  Call it
  * until it returns 0.  Errors: 0A000, 25006, IK400, IK500, 55P03.
  */
-PG_FUNCTION_INFO_V1(idempotent_forget_scope);
+PG_FUNCTION_INFO_V1(idempotent_forget_scope_1_0);
 Datum
-idempotent_forget_scope(PG_FUNCTION_ARGS)
+idempotent_forget_scope_1_0(PG_FUNCTION_ARGS)
 {
 	text	   *scope;
 
@@ -1039,9 +1044,9 @@ idempotent_forget_scope(PG_FUNCTION_ARGS)
  * Removes expired keys, at most so many, and returns how many.  Waits for
  * nobody.  Errors: 0A000, 25006, IK400.
  */
-PG_FUNCTION_INFO_V1(idempotent_prune);
+PG_FUNCTION_INFO_V1(idempotent_prune_1_0);
 Datum
-idempotent_prune(PG_FUNCTION_ARGS)
+idempotent_prune_1_0(PG_FUNCTION_ARGS)
 {
 	check_may_write("idempotent_prune()");
 	check_not_null(fcinfo, 0, "max_keys");
@@ -1055,9 +1060,9 @@ idempotent_prune(PG_FUNCTION_ARGS)
  * The row of the view idempotency_stats: this database's counters and since
  * when they count; null where shared memory was not to be had.
  */
-PG_FUNCTION_INFO_V1(idempotent_stats);
+PG_FUNCTION_INFO_V1(idempotent_stats_1_0);
 Datum
-idempotent_stats(PG_FUNCTION_ARGS)
+idempotent_stats_1_0(PG_FUNCTION_ARGS)
 {
 	int64		counters[STATS_COUNTERS];
 	TimestampTz reset_at;
@@ -1085,9 +1090,9 @@ idempotent_stats(PG_FUNCTION_ARGS)
  *
  * Sets this database's counters to zero; false if there are none.
  */
-PG_FUNCTION_INFO_V1(idempotent_stats_reset);
+PG_FUNCTION_INFO_V1(idempotent_stats_reset_1_0);
 Datum
-idempotent_stats_reset(PG_FUNCTION_ARGS)
+idempotent_stats_reset_1_0(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(stats_reset());
 }

@@ -72,6 +72,7 @@ refresh_packages() {
 # Debian's packages make a cluster and start services. Nobody asked for those here, so they are switched off for as long as
 # the installation takes.
 CLUSTER_CONF=/etc/postgresql-common/createcluster.conf
+SERVICES=(pgbouncer prometheus prometheus-postgres-exporter)
 
 without_services() (
 	keep=$(mktemp)
@@ -80,13 +81,13 @@ without_services() (
 	if [ -e "$CLUSTER_CONF" ]; then
 		cp "$CLUSTER_CONF" "$keep" && as_root pg_conftool "$CLUSTER_CONF" set create_main_cluster off
 	fi
-	[ ! -d /run/systemd/system ] || as_root systemctl -q mask --runtime pgbouncer
+	[ ! -d /run/systemd/system ] || as_root systemctl -q mask --runtime "${SERVICES[@]}"
 	"$@"
 )
 
 restore_services() {	# the copy of the setting
 	[ ! -s "$1" ] || as_root cp "$1" "$CLUSTER_CONF"
-	[ ! -d /run/systemd/system ] || as_root systemctl -q unmask --runtime pgbouncer
+	[ ! -d /run/systemd/system ] || as_root systemctl -q unmask --runtime "${SERVICES[@]}"
 	rm -f "$1"
 }
 

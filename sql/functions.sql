@@ -611,10 +611,9 @@ BEGIN
 			ON CONFLICT (id) DO NOTHING RETURNING o.retention INTO ret;
 		IF FOUND THEN
 			-- S3
-			SELECT 'started', false, 1, NULL::integer, NULL::jsonb, NULL::jsonb, NULL::bytea, NULL::text, NULL::jsonb,
-					now_, NULL::timestamptz, now_ + ret, NULL::integer, NULL::text
-				INTO a WHERE NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = i);
-			IF FOUND THEN
+			PERFORM FROM @extschema@.idempotency_claims l WHERE l.id = i;
+			IF NOT FOUND THEN
+				a.outcome := 'started'; a.replayed := false; a.attempt := 1; a.first_seen_at := now_; a.expires_at := now_ + ret;
 				RETURN a;
 			END IF;
 			got := true; timed := false; longest := length(key);

@@ -870,10 +870,9 @@ BEGIN
 			ON CONFLICT (id) DO NOTHING RETURNING o.retention INTO ret;
 		IF FOUND THEN
 			-- S3
-			SELECT 'started', false, 1, NULL::integer, NULL::jsonb, NULL::jsonb, NULL::bytea, NULL::text, NULL::jsonb,
-					now_, NULL::timestamptz, now_ + ret, NULL::integer, NULL::text
-				INTO a WHERE NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = i);
-			IF FOUND THEN
+			PERFORM FROM @extschema@.idempotency_claims l WHERE l.id = i;
+			IF NOT FOUND THEN
+				a.outcome := 'started'; a.replayed := false; a.attempt := 1; a.first_seen_at := now_; a.expires_at := now_ + ret;
 				RETURN a;
 			END IF;
 			got := true; timed := false; longest := length(key);
@@ -1201,10 +1200,9 @@ BEGIN
 			ON CONFLICT (id) DO NOTHING RETURNING o.retention INTO ret;
 		IF FOUND THEN
 			-- S3
-			SELECT 'started', false, 1, NULL::integer, NULL::jsonb, NULL::jsonb, NULL::bytea, NULL::text, NULL::jsonb,
-					now_, NULL::timestamptz, now_ + ret, NULL::integer, NULL::text
-				INTO a WHERE NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = i);
-			IF FOUND THEN
+			PERFORM FROM @extschema@.idempotency_claims l WHERE l.id = i;
+			IF NOT FOUND THEN
+				a.outcome := 'started'; a.replayed := false; a.attempt := 1; a.first_seen_at := now_; a.expires_at := now_ + ret;
 				RETURN a;
 			END IF;
 			got := true; timed := false; longest := length(key);
@@ -2619,7 +2617,8 @@ CREATE VIEW @extschema@.idempotency_in_flight AS
 		   c.scope,
 		   c.key,
 		   l.id_suffix,
-		   CASE WHEN NOT l.granted THEN pg_catalog.pg_blocking_pids(l.pid) END AS waits_for,
+		   CASE WHEN NOT l.granted OR a.wait_event_type OPERATOR(pg_catalog.=) 'Lock'
+				THEN pg_catalog.pg_blocking_pids(l.pid) END AS waits_for,
 		   a.usename,
 		   a.application_name,
 		   a.client_addr,
@@ -2641,7 +2640,7 @@ CREATE VIEW @extschema@.idempotency_in_flight AS
 		   OPERATOR(pg_catalog.=) l.id_suffix;
 
 COMMENT ON VIEW @extschema@.idempotency_in_flight IS
-	'Who holds or waits for a key right now, and whom they wait for. pid is null for a prepared transaction; scope and key are known for keys under lease.';
+	'Who holds or waits for a key right now, and whom they wait for, be it for the key, a large batch or any other lock. pid is null for a prepared transaction; scope and key are known for keys under lease.';
 
 -- Privileges ---------------------------------------------------------------
 -- Nothing is granted to anybody but the owner, whatever the default

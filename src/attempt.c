@@ -313,6 +313,10 @@ check_row_not_expired(const Attempt *attempt, TimestampTz now)
 			 errhint("The retention of a batch must be longer than its transaction.")));
 }
 
+/*
+ * Insert the key's finished row, and end its claim if the attempt recovered
+ * one.  The key expires as of this moment, not as of begin (I11).
+ */
 static void
 finish_here(Attempt *attempt, const KeyName *name, const Response *response,
 			int64 retention)

@@ -45,7 +45,7 @@ extern bool attempt_release(const KeyName *name, int32 attempt_no,
 
 /*
  * Find what a begin would meet now; false if it would start.  Of a claim also
- * its checkpoint, state and error.  Takes no lock, waits for nobody.
+ * its checkpoint, state and error.  Takes no lock and never waits.
  */
 extern bool attempt_lookup(const AttemptRequest *request,
 						   AttemptResult *result);
@@ -59,7 +59,7 @@ extern bool attempt_forget(const KeyName *name);
 /* The same for at most max_keys keys and claims of a scope; how many. */
 extern int64 attempt_forget_scope(Oid schema, text *scope, int32 max_keys);
 
-/* Remove at most max_keys expired keys; how many.  Waits for nobody. */
+/* Remove at most max_keys expired keys, and return how many.  Never waits. */
 extern int64 attempt_prune(Oid schema, int32 max_keys);
 
 #endif							/* IDEMPOTENCY_ATTEMPT_H */

@@ -171,8 +171,8 @@ lease_take_over(const AttemptRequest *request, const StoredClaim *claim,
 
 /*
  * Lock the key and read its claim, which must be this attempt's.  A lease that
- * has ended but that nobody took over is still the attempt's own; an attempt
- * that was released or parked is over, unless may_be_ended.
+ * has ended but was not taken over is still the attempt's own; an attempt that
+ * was released or parked is over, unless may_be_ended.
  */
 static void
 read_own_claim(const KeyName *name, int32 attempt_no, bool may_be_ended,
@@ -349,8 +349,9 @@ hand_out(const KeyName *name, StoredClaim *claim, int64 lease,
 }
 
 /*
- * Take one candidate over.  Passed over is what somebody else is at, what is
- * no longer due, and what this transaction's snapshot cannot go on with.
+ * Take one candidate over.  Pass over a key that another session has locked,
+ * one that is no longer due, and one whose checkpoint's work this transaction's
+ * snapshot does not show (I9).
  */
 static bool
 resume_one(const KeyName *name, int64 lease, ClaimReceiver receive, void *arg)

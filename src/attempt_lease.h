@@ -68,7 +68,10 @@ extern TimestampTz lease_checkpoint(const KeyName *name, int32 attempt_no,
 									text *checkpoint, Jsonb *state,
 									int64 lease);
 
-/* End the attempt of this number; nobody gets the claim until it is settled. */
+/*
+ * End the attempt of this number.  Nothing hands the claim out again until an
+ * operator resolves or retries it.
+ */
 extern void lease_park(const KeyName *name, int32 attempt_no, text *error);
 
 /* Hand a claim out, with all that its worker needs. */

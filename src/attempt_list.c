@@ -285,6 +285,7 @@ commit_guard(const AttemptList *list)
 static char registrations[2];
 static char *registered = NULL;
 
+/* Guard the commit, and forget the list when the transaction has ended. */
 static void
 attempt_list_xact(XactEvent event, void *arg)
 {

@@ -12,7 +12,8 @@
  * the order of their ids, so two batches wait for each other in one order only.
  * Up to MANY_LOCKED keys keep their locks.  The lock table may not hold those of
  * a larger batch, which gives each lock back as soon as the key's row is there:
- * whoever takes the lock after that sees the row and waits for the batch's end.
+ * a session that takes the lock after that sees the row and waits for the
+ * batch's transaction to end.
  *
  * Portions Copyright (c) 2026, the idempotency developers
  *
@@ -26,9 +27,10 @@
 #define MANY_LOCKED 200
 
 /*
- * Begin an attempt on each key that is new; started[i] tells which, the first
- * of duplicates.  What comes too late is IK412, what has a claim IK409 or
- * IK423, and what has another name IK422; the error names the key.
+ * Begin an attempt on each key that is new, and set its started[i]; of equal
+ * keys, the first one's.  Fails with IK412 if a key comes too late, IK409 or
+ * IK423 if it has a claim, and IK422 if its row has another name; the error
+ * names the key.
  */
 extern void attempt_begin_many(const KeyName *names, int n, int64 retention,
 							   bool *started);

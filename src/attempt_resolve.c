@@ -181,6 +181,7 @@ check_line(JsonbContainer *line)
 		report_theirs("ok must be true, false or null.");
 }
 
+/* Check the shape of reconcile's lines before SQL reads them. */
 static void
 check_theirs(Jsonb *theirs)
 {

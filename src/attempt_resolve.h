@@ -25,10 +25,11 @@ typedef struct Resolution
 } Resolution;
 
 /*
- * Store the answer and a correction that tells what was there before.  Returns
- * "settled", "corrected" or "recorded".  Waits for a transaction at work;
- * a live lease is IK409, as is a finished key without correct; another attempt
- * number than the caller saw is IK410.
+ * Store the answer, and a correction that keeps what was there before.  Returns
+ * "settled", "corrected" or "recorded".  Waits for a transaction that has an
+ * attempt on the key.  Fails with IK409 if the lease is live or if the key is
+ * finished and correct is not set, and with IK410 if the attempt number is not
+ * the one that the caller saw.
  */
 extern const char *attempt_resolve(const Resolution *resolution);
 

@@ -3,9 +3,9 @@
  * citus.h
  *	  What must be known of Citus: is a table distributed, is this a worker?
  *
- * A key's lock and its row are of one node.  On Citus the functions of this
- * edition run on whichever node is asked, so they refuse to work where that
- * could be more than one.
+ * A key's lock and its row are on one node.  On Citus a client may call the
+ * functions of this edition on any node, so they fail where the tables could be
+ * used on more than one.
  *
  * Portions Copyright (c) 2026, the idempotency developers
  *
@@ -17,7 +17,7 @@
 /* Citus has to be preloaded, so this does not change while a server runs. */
 extern bool citus_is_loaded(void);
 
-/* To be asked only where Citus is loaded.  Each reads a table of Citus's. */
+/* Call these only if Citus is loaded: each reads one of its tables. */
 extern bool citus_has_distributed(Oid relid);
 extern bool citus_is_worker_node(void);
 

@@ -299,7 +299,7 @@ report_statement(int rc)
 
 /*
  * The schemas in which names are looked up now, the temporary one first.  Where
- * that one stands in the path, the setting tells.  fetch_search_path would
+ * that one stands in the path follows from the setting.  fetch_search_path would
  * create it if the setting begins with it.
  */
 static List *
@@ -518,7 +518,7 @@ is_class_of_users(const char *state)
 }
 
 /*
- * Errors of the classes that tell a lasting answer: of data (22), of
+ * The classes of errors that would come again on a retry: of data (22), of
  * constraints (23), of external routines (38, 39), WITH CHECK OPTION (44),
  * raised by PL/pgSQL (P0), and the user's own.  In the stricter isolation
  * levels a unique or exclusion violation may be a serialization failure, which

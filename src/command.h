@@ -33,7 +33,7 @@ extern Jsonb *command_run(const char *command, Jsonb *args);
 extern Jsonb *command_as_request(text *command, Jsonb *args);
 
 /*
- * Does an error of this code tell a lasting answer?  All others may pass: with
+ * Would an error of this code come again on a retry?  All others may pass: with
  * the server's condition, other sessions, a deployment, or this extension.
  */
 extern bool command_error_is_lasting(int sqlerrcode);

@@ -158,12 +158,12 @@ compat_bitmap_next_page(CompatBitmapIterator *iterator, BlockNumber *block)
 }
 
 /*
- * Delete a row.  Without wait, a row that somebody else is changing is left
- * alone, and the result says so.
+ * Delete a row.  Without wait, a row that another transaction is changing is
+ * left alone, and the result is TM_WouldBlock.
  *
  * 19 has as many arguments as the versions before, in another order and of
  * types that convert into each other.  A call in the wrong order compiles with
- * a warning and crashes, so nobody but this function calls it.
+ * a warning and crashes, so only this function calls it.
  */
 static inline TM_Result
 compat_tuple_delete(Relation table, ItemPointer tid, CommandId cid,
@@ -225,7 +225,7 @@ compat_json_done(CompatJsonState *state, JsonbIteratorToken end)
 
 /*
  * 17 numbers processes by their place in the array of all of them.  Before,
- * backends have a number of their own, which does as well to tell them apart.
+ * backends have a number of their own, which distinguishes them as well.
  */
 #if PG_VERSION_NUM < 170000
 #define MyProcNumber MyBackendId

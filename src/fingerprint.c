@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * fingerprint.c
- *	  What a client asked for, as a digest.
+ *	  The digest of a request, by which a retry is compared with the first call.
  *
  * The canonical form, version 1, is the token stream of the jsonb.  Each
  * token is a tag byte and what makes it self-delimiting, so that no two
@@ -105,6 +105,7 @@ hash_string_into(Sha256 *hash, const char *string, int len)
 		pfree(utf8);			/* a request may have millions of them */
 }
 
+/* Feed a value that is neither array nor object: its type, then its content. */
 static void
 hash_scalar_into(Sha256 *hash, const JsonbValue *v)
 {
@@ -153,7 +154,7 @@ hash_in_stored_order(Sha256 *hash, Jsonb *jb)
 				hash_scalar_into(hash, &v);
 				break;
 			default:
-				break;			/* the counts already tell where things end */
+				break;			/* the counts already mark the ends */
 		}
 	}
 }
@@ -188,6 +189,10 @@ hash_value_sorted(Sha256 *hash, const JsonbValue *value)
 		hash_scalar_into(hash, value);
 }
 
+/*
+ * Feed an object with its keys in the order of their UTF-8 bytes, shorter
+ * keys first, as jsonb orders them in a database whose encoding is UTF-8.
+ */
 static void
 hash_object_sorted(Sha256 *hash, JsonbIterator *it, int npairs)
 {

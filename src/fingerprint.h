@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * fingerprint.h
- *	  What a client asked for, as a digest.
+ *	  The digest of a request, by which a retry is compared with the first call.
  *
  * A stored fingerprint is a first byte that names its form, and the digest:
  *

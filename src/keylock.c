@@ -22,9 +22,8 @@
 #include "utf8.h"
 
 /*
- * The last identity that was asked for: finish asks for the one that begin
- * did.  It follows from scope and key alone, so what is remembered is never
- * out of date.
+ * The last identity that was computed: finish needs the one that begin did.
+ * It follows from scope and key alone, so a remembered one is never stale.
  */
 #define MEMO_SIZE 512
 static struct

@@ -38,6 +38,10 @@ digit_value(char c)
 	return c >= 'a' && c <= 'z' ? letter_values[c - 'a'] : -1;
 }
 
+/*
+ * The first 48 bits of a UUIDv7 (RFC 9562, 5.7), in milliseconds since 1970.
+ * False if the text is no UUID of version 7 with the usual variant.
+ */
 static bool
 millis_of_uuid7(const char *key, uint64 *millis)
 {

@@ -113,7 +113,7 @@ rules_retry_after(const Stored *stored, TimestampTz now)
 {
 	TimestampTz free_at = 0;
 
-	/* A transaction tells nothing about its end: the client may ask soon. */
+	/* When a transaction will end is not known: the client may retry soon. */
 	if (rules_is_claimed(stored))
 		free_at = Max(stored->claim.lease_until, stored->claim.retry_at);
 	return timespan_retry_after(free_at > now ? free_at - now : 0);
@@ -130,7 +130,7 @@ rules_last_attempt_no(int32 first_no, int max_attempts)
 	return last;
 }
 
-/* The outcome where a claim tells it. */
+/* The outcome where the key has a claim. */
 static Outcome
 outcome_of_claim(const RuleRequest *request, const StoredClaim *claim,
 				 bool alone, TimestampTz now)

@@ -3,7 +3,7 @@
  * rules.h
  *	  The rules: what begin returns, when a key expires, who may take a claim.
  *
- * Pure functions of what is stored, what is asked for and the time: no locks,
+ * Pure functions of what is stored, what is requested and the time: no locks,
  * no SQL, no settings.  test/model/lease.pml states the same rules.
  *
  * Portions Copyright (c) 2026, the idempotency developers
@@ -98,7 +98,7 @@ extern int32 rules_last_attempt_no(int32 first_no, int max_attempts);
 
 /*
  * What begin returns.  alone: the key's lock is held, and no other
- * transaction is writing the key's row; otherwise one is at work on the key.
+ * transaction is writing the key's row; otherwise the key is in progress.
  */
 extern Outcome rules_outcome(const RuleRequest *request, const Stored *stored,
 							 bool alone, TimestampTz now);

@@ -60,6 +60,7 @@ settings_corrections_retention(void)
 	return corrections_retention_seconds * USECS_PER_SEC;
 }
 
+/* Define each setting with its default, bounds and unit. */
 static void
 define_settings(void)
 {

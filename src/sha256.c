@@ -68,6 +68,10 @@ expand_block(const uint8 *block, uint32 *w)
 			((a & b) | (c & (a | b))); \
 	} while (0)
 
+/*
+ * Compress one block of 64 bytes into the state (FIPS 180-4, 6.2.2).  Eight
+ * rounds a turn, so that the variables need not be moved.
+ */
 static void
 hash_block(uint32 *state, const uint8 *block)
 {

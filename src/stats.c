@@ -94,7 +94,7 @@ get_area(void)
 	return compat_named_segment(name, sizeof(StatsArea), init_area);
 }
 
-#else							/* the memory is asked for at the start */
+#else							/* the memory is requested at server start */
 
 /* NULL where the library was loaded later. */
 static StatsArea *preloaded_area = NULL;

@@ -79,7 +79,7 @@ read_claim(const KeyName *name, bool have_key_lock, Stored *stored)
 
 	store_table_open(&claims, name->schema, STORE_CLAIMS, AccessShareLock);
 
-	/* Where no leases are used, a page count tells as much as a scan. */
+	/* If no leases are used the table has no pages, and needs no scan. */
 	if (!store_table_is_empty(&claims))
 		stored->has_claim = store_table_find(&claims, &name->id,
 											 have_key_lock ? STORE_VIEW_NOW :
@@ -133,7 +133,10 @@ store_is_visible(TransactionId writer)
 		!XidInMVCCSnapshot(writer, GetTransactionSnapshot());
 }
 
-/* Delete by a statement; the row is there unless somebody is removing it. */
+/*
+ * Delete by a statement.  The row is there unless another transaction is
+ * removing it.
+ */
 static bool
 delete_by_sql(const KeyName *name, TimestampTz expired_by)
 {
@@ -162,9 +165,9 @@ delete_by_sql(const KeyName *name, TimestampTz expired_by)
 }
 
 /*
- * Delete a key's row, which must have expired by a time unless that is 0,
- * waiting for whoever has locked it or is removing it.  False if there is none
- * to delete.
+ * Delete a key's row, which must have expired by expired_by unless that is 0.
+ * Waits for a transaction that has locked or is removing it.  False if there is
+ * no such row.
  */
 static bool
 delete_key(const KeyName *name, TimestampTz expired_by)

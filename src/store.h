@@ -4,7 +4,7 @@
  *	  The tables, and the only room that reads or writes them.
  *
  * A key's row and its claim are read without SQL, whatever else their tables
- * have; they are written without SQL where that runs nobody's own code, and
+ * have; they are written without SQL where that runs no user code, and
  * otherwise by a statement that runs as the tables' owner.  Every function
  * fails with 0A000 where a table is not of the shape that the promise rests
  * on.  What is returned is palloc'd in the caller's memory context.
@@ -38,7 +38,7 @@ typedef struct KeyName
 /* What a finished attempt answered; NULL where it gave nothing. */
 typedef struct Response
 {
-	bool		failed;			/* response tells a remembered error */
+	bool		failed;			/* response is a remembered error */
 	bool		has_status;
 	int32		status;
 	Jsonb	   *headers;
@@ -61,7 +61,7 @@ typedef struct StoredKey
 /*
  * A key under lease, or only its counter (reset_at is set).  Lengths of time
  * are in microseconds; a time of 0 is null.  request and state may be toasted:
- * who hands them out detoasts them.
+ * the function that returns them detoasts them.
  */
 typedef struct StoredClaim
 {
@@ -91,14 +91,16 @@ typedef struct Inserter
 } Inserter;
 
 /*
- * All that is stored of a key.  read_at is the clock's at that moment; with a
- * key that has not expired by then no claim is told.
+ * All that is stored of a key, and when it was read.  Judge expiry by read_at
+ * rather than by a later clock.  If the key has not expired as of read_at, its
+ * claim is not read and has_claim is false.
  *
- * inserter tells of a key's row that is written but not committed.  Its writer
- * holds the key's lock as a rule; the transaction of a large batch does not.
+ * inserter is set if another transaction has written the key's row and not
+ * committed.  It holds the key's lock, unless it is that of a large batch.
  *
  * other_name: a row of this id has another scope or key.  An id is a hash, so
- * that should not happen, but whoever chooses the time inside a key can try.
+ * that does not happen by chance, but a client that chooses the time inside a
+ * key can try for it.
  */
 typedef struct Stored
 {
@@ -133,7 +135,8 @@ extern void store_check_tables(Oid schema);
 
 /*
  * Read a key and its claim as they are now; one that is just being finished is
- * one of the two, never neither.  have_key_lock: nobody changes them meanwhile.
+ * one of the two, never neither.  have_key_lock: no other session can change
+ * them meanwhile.
  */
 extern void store_read(const KeyName *name, bool have_key_lock, Stored *stored);
 
@@ -145,8 +148,9 @@ extern bool store_is_visible(TransactionId writer);
 
 /*
  * Insert a finished key.  If delete_expired_first, a row of the key that has
- * expired is removed first, waiting for whoever has locked it.  A row that
- * should not be there is a 40001.
+ * expired is removed first, which waits for a transaction that has locked it.
+ * Fails with 40001 if another row is there: the key's lock keeps out all writers
+ * but those that do not use this extension.
  */
 extern void store_insert_key(const KeyName *name, const StoredKey *key,
 							 bool delete_expired_first);
@@ -167,14 +171,15 @@ extern bool store_delete_key(const KeyName *name);
 
 /*
  * Delete at most max_keys keys that have expired, and return how many.  Passes
- * over keys that others lock or are at work on; waits for nobody.
+ * over keys that other transactions have locked or have an attempt on; never
+ * waits.
  */
 extern int64 store_prune(Oid schema, int64 max_keys);
 
 /*
  * Delete the counters that no worker can still depend on, and corrections
  * older than corrections_retention microseconds unless that is 0.  Passes over
- * what others lock or are at work on.
+ * rows that other transactions have locked or whose keys have an attempt.
  */
 extern void store_prune_counters(Oid schema);
 extern void store_prune_corrections(Oid schema, int64 corrections_retention);

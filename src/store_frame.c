@@ -274,6 +274,10 @@ row_plan(StoreTableNo table, bool update)
 	return plan;
 }
 
+/*
+ * Insert a row, or update the one with its id, by a statement as the tables'
+ * owner.  An update names the attempt number that it replaces (I6).
+ */
 static void
 execute_row(Oid schema, StoreTableNo table, const StoreRow *row, bool update,
 			int32 replaced_no)

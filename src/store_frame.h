@@ -81,9 +81,9 @@ extern void store_update_by_sql(Oid schema, StoreTableNo table,
 								const StoreRow *row, int32 replaced_no);
 
 /*
- * To be called where a row should have been written and was not: fails, with
- * 09000 if a trigger may have suppressed it, and else with 40001, since
- * somebody else must have changed it.
+ * To be called where a row should have been written and was not.  Fails with
+ * 09000 if a trigger may have suppressed it, and otherwise with 40001, since
+ * another transaction must have changed it.
  */
 pg_noreturn extern void store_report_not_written(const StoreFrame *frame);
 

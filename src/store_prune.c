@@ -3,13 +3,13 @@
  * store_prune.c
  *	  Expired keys: found through the BRIN index, removed in batches.
  *
- * Prune waits for nobody and lets nobody wait who is not after the very key
- * it is removing: rows that another transaction has locked are passed over,
- * and so are expired keys on which an attempt is under way, whose finish would
- * otherwise wait for this transaction.
+ * Prune never waits, and only a begin on the very key that it is removing
+ * waits for it.  It passes over rows that another transaction has locked, and
+ * over expired keys on which an attempt is open, whose finish would otherwise
+ * wait for this transaction.
  *
- * BRIN tells where expired keys are as long as its summaries are tight, so
- * prune keeps them so: see store_summaries.h.
+ * BRIN finds expired keys as long as its summaries are tight, so prune keeps
+ * them tight: see store_summaries.h.
  *
  * Portions Copyright (c) 2026, the idempotency developers
  *
@@ -77,7 +77,7 @@ static StorePlan plan_delete_old_corrections = {
 	1, {TIMESTAMPTZOID}
 };
 
-/* Expired keys that no attempt is at work on. */
+/* Expired keys without an open attempt. */
 typedef struct Batch
 {
 	int			n;
@@ -124,6 +124,7 @@ delete_by_sql(StoreFrame *frame, Batch *batch, TimestampTz now)
 	return SPI_processed;
 }
 
+/* Delete the batch's rows, without SQL where that runs no user code. */
 static int64
 delete_batch(StoreFrame *frame, Batch *batch, TimestampTz now)
 {
@@ -181,7 +182,7 @@ store_prune(Oid schema, int64 max_keys)
 	return removed;
 }
 
-/* The ids of the rows just fetched on whose keys nobody is at work. */
+/* Of the rows just fetched, the ids of keys without an open attempt. */
 static Datum
 idle_ids(void)
 {

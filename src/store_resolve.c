@@ -50,7 +50,7 @@ static StorePlan plan_delete_scope_corrections = {
  *
  * The planner takes the lines for a few, and the plan is kept.  So rows of the
  * tables are found by their primary keys, and the lists of lines are never
- * joined, only asked by NOT IN, which hashes them.  Nothing is aggregated for a
+ * joined, only searched by NOT IN, which hashes them.  Nothing is aggregated for a
  * key that has one line: that took as long as all the rest.
  */
 #define IS_REFUSED "(COALESCE(k.failed, false) OR COALESCE(k.status >= 400, false))"

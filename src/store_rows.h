@@ -109,7 +109,7 @@ typedef struct StoreRow
 /*
  * Read a row, whatever it was fetched by, and form one.  What the readers
  * return is a copy in the current memory context.  same_name: are scope and
- * key those that were asked for?  A row without them has any name.
+ * key those of the name?  A row without them matches any name.
  */
 extern void store_key_from_row(const StoreRow *row, StoredKey *key);
 extern void store_claim_from_row(const StoreRow *row, StoredClaim *claim);

@@ -86,6 +86,7 @@ report_shape(const char *table, const char *detail)
 			 errhint("It must be an ordinary permanent table without children, with the columns and the primary key (id) that the extension gave it. For distributed tables install the SQL edition instead.")));
 }
 
+/* Check that the table is one on which the key's lock and row can be relied. */
 static void
 check_kind(Relation rel, const char *name)
 {
@@ -130,6 +131,10 @@ find_column(Relation rel, const char *table, const StoreColumn *column)
 								 column->name));
 }
 
+/*
+ * Check the primary key, on which I1 rests when rows come from elsewhere, and
+ * keep it as a fact.  A deferrable one would report a duplicate too late.
+ */
 static void
 check_primary_key(Relation rel, const char *name, StoreFacts *facts)
 {
@@ -319,7 +324,7 @@ store_table_is_empty(const StoreTable *table)
 	return RelationGetNumberOfBlocks(table->rel) == 0;
 }
 
-/* Does nobody replace this version of the row, as far as its header tells? */
+/* By its header, is no other version to replace this one? */
 static bool
 is_last_version(TupleTableSlot *slot)
 {
@@ -333,7 +338,7 @@ is_last_version(TupleTableSlot *slot)
 /*
  * Of the versions of a row, a dirty snapshot shows those that are not known to
  * be dead.  One that is being replaced may come before the one that replaces
- * it, so go on to the last; who is writing that is told by the snapshot.  The
+ * it, so go on to the last; the snapshot has the transaction that writes it.  The
  * columns are fetched at once: a look at the next version spoils the slot's
  * tuple, also when that version is not to be seen.
  */
@@ -425,6 +430,7 @@ store_found_free(StoreFound *found)
 	ExecDropSingleTupleTableSlot(found->slot);
 }
 
+/* Insert the row's entry into the table's i-th index, as the executor would. */
 static void
 insert_index_entry(const StoreTable *table, int i, HeapTuple tuple,
 				   const Datum *values, const bool *isnull)

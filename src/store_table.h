@@ -75,12 +75,13 @@ extern bool store_table_is_empty(const StoreTable *table);
 typedef enum StoreView
 {
 	/*
-	 * As it is now, and who is writing it: for a key, or a claim whose key's
-	 * lock we hold.  Takes no predicate locks, so that transactions on
-	 * different keys do not fail each other under SERIALIZABLE.
+	 * As it is now, and which transaction is writing it: for a key, or a
+	 * claim whose key's lock we hold.  Takes no predicate locks, so that
+	 * transactions on different keys do not fail each other under
+	 * SERIALIZABLE.
 	 */
 	STORE_VIEW_NOW,
-	/* As committed by now: for a claim whose key's lock somebody else holds. */
+	/* As committed by now: for a claim whose key's lock is held elsewhere. */
 	STORE_VIEW_COMMITTED
 } StoreView;
 
@@ -96,7 +97,7 @@ typedef struct StoreFound
 /*
  * Find the row of this id; if there is one, store_found_free() ends the use of
  * its values.  If another transaction is inserting or updating the row, it
- * counts as not found, and inserter tells whose end to wait for (not for
+ * counts as not found, and inserter is the one to wait for (not set for
  * STORE_VIEW_COMMITTED).
  */
 extern bool store_table_find(const StoreTable *table, const KeyId *id,
@@ -106,16 +107,16 @@ extern void store_found_free(StoreFound *found);
 
 /*
  * Insert a row where that runs no user code; facts->insert_runs_no_user_code
- * must be true.  A duplicate id is a 40001.  The row is visible to later
+ * must be true.  Fails with 40001 on a duplicate id.  The row is visible to later
  * commands after CommandCounterIncrement().
  */
 extern void store_table_insert(const StoreTable *table, const StoreRow *row);
 
 /*
  * Delete the row version at this place as it is for the active snapshot;
- * facts->delete_runs_no_user_code must be true.  With wait, waits for whoever
- * has locked or is changing it.  TM_Ok: deleted; TM_Deleted: somebody else
- * has; anything else: passed over.
+ * facts->delete_runs_no_user_code must be true.  With wait, waits for a
+ * transaction that has locked or is changing it.  TM_Ok: deleted; TM_Deleted:
+ * another transaction has deleted it; anything else: passed over.
  */
 extern TM_Result store_table_delete(const StoreTable *table, ItemPointer tid,
 									bool wait);

@@ -18,6 +18,8 @@
  *	  I12	resolve overwrites no answer that a worker has stored since its
  *			caller looked; whoever saw a claim does not ask to correct
  *
+ * due and IS_PARKED stand for rules_is_due() and rules_is_parked() of src/rules.c.
+ *
  * Each of these takes out one rule, and spin must find the damage:
  *
  *	  RESOLVE_SAME_NUMBER	a settled claim keeps its attempt number

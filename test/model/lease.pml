@@ -25,6 +25,11 @@
  *				endless (pan -l: no step is marked as progress, so any cycle
  *				is found).  So from each state the claim can still be finished.
  *
+ * The rules of src/rules.c stand here as conditions: MAY_BEGIN is what
+ * rules_outcome() returns "started" or "recovered" for, !live a claim for which
+ * rules_is_due() holds, and HOLDS_CLAIM adds to rules_is_claimed() the number
+ * and rules_attempt_is_ended().  test/checks/rules tests them by cases.
+ *
  * The mishaps are finitely many (a worker that always dies never finishes),
  * as given below.  What the model leaves out: time (a lease may end whenever
  * it likes, so nothing rests on its length); other keys, which share nothing

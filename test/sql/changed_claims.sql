@@ -1,4 +1,4 @@
--- Claims, batches and corrections in tables that have more than the install script gave them; and further shapes that are refused (I1).
+-- Claims and corrections in tables that have more than the install script gave them; and further shapes that are refused (I1).
 \set ECHO none
 \getenv dir PG_ABS_SRCDIR
 \set setup :dir '/setup.sql'
@@ -38,65 +38,12 @@ BEGIN
 	RETURN said || ' ' || idempotent_forget(scope, 'f') || idempotent_forget_scope(scope);
 END $$;
 \set course 'started1 mismatch 2{"a": 1}one"state"why parkedunknownone"state" 3 started4 settledcorrected replayed5"corrected" missing_there true1'
--- Batches, small and large, of new and of expired ids.
-CREATE FUNCTION pg_temp.batch_course(scope text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-	said text := '';
-	ids text[];
-	n int;
-BEGIN
-	FOREACH n IN ARRAY '{20,300}'::int[] LOOP
-		ids := ARRAY(SELECT n || 'm' || i FROM generate_series(1, n) i);
-		said := said || (SELECT count(*) FROM idempotent_begin_many(scope, ids)) || ' ' || idempotent_finish_many(scope, ids) || ' '
-			|| (SELECT count(*) FROM idempotent_begin_many(scope, ids)) || ' ';
-		EXECUTE format('UPDATE idempotency_keys SET expires_at = now() WHERE scope = %L', scope);
-		said := said || (SELECT count(*) FROM idempotent_begin_many(scope, ids)) || ' ' || idempotent_finish_many(scope, ids) || ' ';
-	END LOOP;
-	RETURN said || (SELECT count(*) FROM idempotency_keys k WHERE k.scope = batch_course.scope);
-END $$;
-\set batches '20 20 0 20 20 300 300 0 300 300 320'
 SELECT is(pg_temp.lease_course('plain'), :'course', 'leases on plain tables');
-SELECT is(pg_temp.batch_course('plain'), :'batches', 'batches on plain tables');
 
--- Views of ours that stand in the way of such a change.
-\set no_views 'ALTER EXTENSION idempotency DROP VIEW idempotency_stalled; ALTER EXTENSION idempotency DROP VIEW idempotency_in_flight; DROP VIEW idempotency_stalled, idempotency_in_flight;'
-CREATE TABLE fired (what text);
-CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.fired VALUES (TG_TABLE_NAME || ' ' || TG_OP); RETURN coalesce(NEW, OLD); END $$;
-CREATE FUNCTION of_scope(text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT split_part($1, ' ', 1) $$;
-CREATE TEMP TABLE changes (n int GENERATED ALWAYS AS IDENTITY, what text, ddl text);
-INSERT INTO changes (what, ddl) VALUES
-	('triggers before each row', (SELECT string_agg(format('CREATE TRIGGER fire BEFORE INSERT OR UPDATE OR DELETE ON %I FOR EACH ROW EXECUTE FUNCTION fire()', t), ';') FROM unnest('{idempotency_keys,idempotency_claims,idempotency_corrections}'::text[]) t)),
-	('triggers after each row', (SELECT string_agg(format('CREATE TRIGGER fire AFTER INSERT OR UPDATE OR DELETE ON %I FOR EACH ROW EXECUTE FUNCTION fire()', t), ';') FROM unnest('{idempotency_keys,idempotency_claims,idempotency_corrections}'::text[]) t)),
-	('triggers for each statement', (SELECT string_agg(format('CREATE TRIGGER fire AFTER INSERT OR UPDATE OR DELETE ON %I FOR EACH STATEMENT EXECUTE FUNCTION fire()', t), ';') FROM unnest('{idempotency_keys,idempotency_claims,idempotency_corrections}'::text[]) t)),
-	('a deferred constraint trigger', 'CREATE CONSTRAINT TRIGGER fire AFTER INSERT ON idempotency_keys DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fire()'),
-	('row security', (SELECT string_agg(format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', t), ';') FROM unnest('{idempotency_keys,idempotency_claims,idempotency_corrections}'::text[]) t)),
-	('columns more', 'ALTER TABLE idempotency_claims ADD COLUMN note text NOT NULL DEFAULT ''n'', ADD COLUMN at timestamptz DEFAULT clock_timestamp(); ALTER TABLE idempotency_keys ADD COLUMN note text NOT NULL DEFAULT ''n''; ALTER TABLE idempotency_corrections ADD COLUMN note text NOT NULL DEFAULT ''n'''),
-	('checks', 'ALTER TABLE idempotency_claims ADD CHECK (attempt > 0), ADD CHECK (scope IS NULL OR length(scope) < 100); ALTER TABLE idempotency_keys ADD CHECK (expires_at > finished_at OR attempt > 0)'),
-	('generated columns', 'ALTER TABLE idempotency_claims ADD COLUMN tenant text GENERATED ALWAYS AS (of_scope(scope)) STORED; ALTER TABLE idempotency_keys ADD COLUMN tenant text GENERATED ALWAYS AS (of_scope(scope)) STORED'),
-	('indexes on expressions, and partial ones', 'CREATE INDEX ON idempotency_claims (of_scope(scope)) WHERE parked_at IS NOT NULL; CREATE INDEX ON idempotency_claims (lease_until) WHERE reset_at IS NULL; CREATE INDEX ON idempotency_keys (of_scope(scope)) WHERE status >= 500'),
-	('a unique index on the name', 'CREATE UNIQUE INDEX ON idempotency_keys (scope, key); CREATE UNIQUE INDEX ON idempotency_claims (scope, key)'),
-	('an exclusion constraint', 'ALTER TABLE idempotency_keys ADD EXCLUDE USING btree (id WITH =)'),
-	('columns in another order', :'no_views' || 'ALTER TABLE idempotency_claims RENAME COLUMN attempt TO was; ALTER TABLE idempotency_claims ADD COLUMN attempt integer NOT NULL DEFAULT 0; ALTER TABLE idempotency_claims DROP COLUMN was;'
-		|| 'ALTER TABLE idempotency_keys RENAME COLUMN expires_at TO was; ALTER TABLE idempotency_keys ADD COLUMN expires_at timestamptz NOT NULL; ALTER TABLE idempotency_keys DROP COLUMN was'),
-	('everything at once', 'CREATE TRIGGER fire BEFORE INSERT OR UPDATE OR DELETE ON idempotency_keys FOR EACH ROW EXECUTE FUNCTION fire(); CREATE TRIGGER fire BEFORE INSERT OR UPDATE OR DELETE ON idempotency_claims FOR EACH ROW EXECUTE FUNCTION fire();'
-		'ALTER TABLE idempotency_keys ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY, ADD COLUMN note text DEFAULT ''n'', ADD COLUMN tenant text GENERATED ALWAYS AS (of_scope(scope)) STORED;'
-		'ALTER TABLE idempotency_claims ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY, ADD COLUMN note text DEFAULT ''n''; CREATE INDEX ON idempotency_keys (of_scope(scope)) WHERE status IS NULL');
--- A command's answer in tables so changed, and then back to what they were.
-CREATE FUNCTION pg_temp.in_shape(ddl text, command text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-	said text;
-BEGIN
-	EXECUTE ddl;
-	EXECUTE command INTO said;
-	RAISE SQLSTATE 'UNDO1' USING MESSAGE = said;
-EXCEPTION WHEN SQLSTATE 'UNDO1' THEN
-	RETURN SQLERRM;
-WHEN OTHERS THEN
-	RETURN SQLSTATE || ' ' || SQLERRM;
-END $$;
+\set changes :dir '/changes.sql'
+\i :changes
 TRUNCATE idempotency_keys, idempotency_claims, idempotency_corrections;
 SELECT is(pg_temp.in_shape(ddl, $$SELECT pg_temp.lease_course('s')$$), :'course', 'leases: ' || what) FROM changes ORDER BY n;
-SELECT is(pg_temp.in_shape(ddl, $$SELECT pg_temp.batch_course('s')$$), :'batches', 'batches: ' || what) FROM changes ORDER BY n;
 CREATE FUNCTION pg_temp.fired() RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
 	PERFORM pg_temp.lease_course('s');

@@ -90,6 +90,24 @@ is( $other->query(q{SELECT outcome FROM idempotent_try_begin('shop', 'asked', '{
 	'mismatch', 'a mismatch');
 is(locks('true'), '', 'holds no lock');
 
+# Who holds a key and waits for something else: here for a batch that is too large to lock each of its keys.
+my $batch = Session->new($node);
+$batch->query('BEGIN');
+$batch->query(q{SELECT count(*) FROM idempotent_begin_many('shop', array(SELECT 'm' || n FROM generate_series(1, 300) n))});
+is( $admin->query('SELECT waits_for IS NULL FROM idempotency_in_flight WHERE pid = ' . $batch->pid . ' LIMIT 1'),
+	'', 'a large batch gives its locks back');
+$other->send("SELECT outcome FROM idempotent_begin('shop', 'm7')");
+ok( $node->poll_query_until('postgres', "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = " . $other->pid),
+	'a begin on a key of the batch waits');
+is( $admin->query('SELECT waiting, waits_for FROM idempotency_in_flight WHERE pid = ' . $other->pid),
+	'f|{' . $batch->pid . '}', 'it holds the key, and whom it waits for is shown');
+$batch->query('ROLLBACK');
+is($other->result, 'started', 'then it starts');
+is( $admin->query('SELECT waiting, waits_for IS NULL FROM idempotency_in_flight WHERE pid = ' . $other->pid),
+	'f|t', 'a holder that does not wait waits for nobody');
+$other->query($_) for qw(ROLLBACK BEGIN);
+$batch->quit;
+
 # A release keeps the lock: its transaction may still write.
 $other->query(Ledger::begin('given up'));
 is(locks('true'), $other->pid . '|ExclusiveLock|t', 'an attempt holds its key');

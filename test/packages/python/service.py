@@ -188,11 +188,10 @@ def driver():
     if kind == "psycopg2":
         import psycopg2
         return Psycopg2(lambda: psycopg2.connect(""))
-    if kind == "psycopg":
+    if kind in ("psycopg", "apsycopg"):
         import psycopg
-        return Psycopg(lambda: psycopg.connect(""))
-    if kind == "apsycopg":
-        import psycopg
+        if kind == "psycopg":
+            return Psycopg(lambda: psycopg.connect(""))
         return AsyncPsycopg(lambda: psycopg.AsyncConnection.connect(""))
     if kind == "sqlalchemy":
         from sqlalchemy import create_engine

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.parse
 import uuid
 
 import psycopg
