@@ -284,7 +284,8 @@ BEGIN
 		   c.scope,
 		   c.key,
 		   l.id_suffix,
-		   CASE WHEN NOT l.granted THEN pg_catalog.pg_blocking_pids(l.pid) END AS waits_for,
+		   CASE WHEN NOT l.granted OR a.wait_event_type OPERATOR(pg_catalog.=) 'Lock'
+				THEN pg_catalog.pg_blocking_pids(l.pid) END AS waits_for,
 		   a.usename,
 		   a.application_name,
 		   a.client_addr,
@@ -304,7 +305,7 @@ BEGIN
 	CROSS JOIN (SELECT NULL::pg_catalog.uuid, NULL::text, NULL::text) c (id, scope, key);
 
 COMMENT ON VIEW @extschema@.idempotency_in_flight IS
-	'Who holds or waits for a key right now, and whom they wait for. pid is null for a prepared transaction; scope and key are known for keys under lease.';
+	'Who holds or waits for a key right now, and whom they wait for, be it for the key, a large batch or any other lock. pid is null for a prepared transaction; scope and key are known for keys under lease.';
 GRANT SELECT ON @extschema@.idempotency_in_flight TO pg_monitor;
 	END IF;
 	RETURN true;
