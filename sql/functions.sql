@@ -1,8 +1,9 @@
 -- The functions of the SQL edition: bodies in PL/pgSQL for what idempotency--1.0.sql declares. sql/generate puts the two
 -- together into idempotency.sql; edit here, run "make sql", and commit both.
 --
--- "-- @body NAME…" begins the body of these functions, "-- @object" one that the C edition has no need of; "-- @macro NAME"
--- begins a text that stands for @NAME(…)@ or @NAME@ in what follows, with its parameters as $1, $2…
+-- "-- @body NAME…" begins the body of these functions, "-- @object" one that the C edition has no need of, "-- @tables" what
+-- follows the tables; "-- @macro NAME" begins a text that stands for @NAME(…)@ or @NAME@ in what follows, with its parameters
+-- as $1, $2…  What stands between "-- [plain" or "-- [citus" and "-- ]" is in the script without or with Citus alone.
 --
 -- The protocol: the row first. Whoever wants a key inserts its row, unfinished, and so waits for whoever did so before, on
 -- whichever node the row is. The invariants that idempotency.c numbers hold here too, with the key's row in place of the
@@ -15,6 +16,59 @@
 --
 -- An advisory lock of the transaction is a filter in front of that, on one node: it lets try_begin answer at once, and
 -- lets lock_timeout hold where the row is on another node. Nothing depends on it.
+--
+-- On Citus the tables are distributed by id, and a statement is sent to the node that has the row. What it asks of the
+-- session (which transaction, what time) is found out before.
+
+-- [citus
+-- @tables
+ALTER TABLE @extschema@.idempotency_corrections DROP CONSTRAINT idempotency_corrections_pkey;
+ALTER TABLE @extschema@.idempotency_corrections ADD CONSTRAINT idempotency_corrections_pkey PRIMARY KEY (correction, id);
+SELECT create_reference_table('@extschema@.idempotency_settings');
+SELECT create_distributed_table('@extschema@.idempotency_keys', 'id', colocate_with => 'none');
+SELECT create_distributed_table('@extschema@.idempotency_claims', 'id', colocate_with => '@extschema@.idempotency_keys');
+SELECT create_distributed_table('@extschema@.idempotency_corrections', 'id', colocate_with => '@extschema@.idempotency_keys');
+
+-- The transaction's name: its number at the session's node, and that node.
+-- @object
+CREATE FUNCTION @extschema@.idempotent__xact(assign boolean) RETURNS xid8
+	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	number xid8;
+BEGIN
+	IF assign THEN
+		number := pg_current_xact_id();
+	ELSIF NOT pg_is_in_recovery() THEN
+		number := pg_current_xact_id_if_assigned();
+	END IF;
+	RETURN ((SELECT g.groupid::bigint << 48 FROM pg_dist_local_group g) + number::text::bigint)::text::xid8;
+END $$;
+
+-- What a node has of its own: the open attempts of its sessions, on which the guard stands, since a distributed table can
+-- have no trigger, and the view of its locks. Made at each node by its owner. To a node that comes later Citus takes the
+-- functions, but not that PUBLIC may not execute them.
+-- @object
+CREATE FUNCTION @extschema@.idempotent__citus_node() RETURNS boolean
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET citus.enable_ddl_propagation = off
+	SET client_min_messages = warning AS $$
+DECLARE
+	f regprocedure;
+BEGIN
+	FOR f IN SELECT p.oid FROM pg_proc p JOIN pg_class c ON c.relowner = p.proowner
+			WHERE p.pronamespace = '@extschema@'::regnamespace AND p.proname ~ '^idempotent_' AND c.oid = '@extschema@.idempotency_keys'::regclass LOOP
+		EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+	END LOOP;
+	REVOKE ALL ON TYPE @extschema@.idempotent_attempt, @extschema@.idempotent_claim FROM PUBLIC;
+	IF to_regclass('@extschema@.idempotency_open') IS NULL THEN
+		CREATE UNLOGGED TABLE @extschema@.idempotency_open (id uuid PRIMARY KEY, key text NOT NULL);
+		REVOKE ALL ON @extschema@.idempotency_open FROM PUBLIC;
+		CREATE CONSTRAINT TRIGGER idempotency_guard AFTER INSERT OR UPDATE ON @extschema@.idempotency_open
+			DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION @extschema@.idempotent__guard();
+		@in_flight@
+	END IF;
+	RETURN true;
+END $$;
+-- ]
 
 -- @macro hex
 encode(CASE
@@ -94,8 +148,15 @@ CASE WHEN current_setting('idempotency.$1', true) <> '' THEN @extschema@.idempot
 	ELSE (SELECT s.$1 FROM @extschema@.idempotency_settings s WHERE s.only_row) END
 
 -- $1: the finish, $2: when the request was sent, $3: retention, a length of time without months and days
--- @macro expires
+-- @macro expires_by_rule
 date_bin(@extschema@.idempotent__step($3), @kept_until($1, $2, $3)@, '2000-01-01 00:00:00+00') + @extschema@.idempotent__step($3)
+
+-- [plain
+-- @macro expires
+@expires_by_rule($1, $2, $3)@
+
+-- @macro after
+$1 + $2
 
 -- The same of an unfinished row, as if it were finished at $1; its retention is most often a day. Where that holds at its
 -- finish too, finish leaves expires_at alone, and has no index to write to.
@@ -103,6 +164,19 @@ date_bin(@extschema@.idempotent__step($3), @kept_until($1, $2, $3)@, '2000-01-01
 CASE WHEN $2 = interval '24:00:00'
 	THEN date_bin(interval '00:04:28.435456', $1 + interval '24:00:00' - interval '1 microsecond', '2000-01-01 00:00:00+00') + interval '00:04:28.435456'
 	ELSE @extschema@.idempotent__expires($1, NULL, $2) END
+-- ]
+
+-- What asks for a column must be immutable on Citus, which adding to a timestamptz is not.
+-- [citus
+-- @macro expires
+@extschema@.idempotent__expires($1, $2, $3)
+
+-- @macro after
+($1 AT TIME ZONE 'UTC' + $2) AT TIME ZONE 'UTC'
+
+-- @macro expires_soon
+@extschema@.idempotent__expires($1, NULL, $2)
+-- ]
 
 -- @macro kept_until
 greatest($1, CASE WHEN $2 < $1 + $3 THEN $2 WHEN $2 >= $1 + $3 THEN $1 + $3 END) + $3 - interval '1 microsecond'
@@ -138,7 +212,7 @@ END $$;
 CREATE FUNCTION @extschema@.idempotent__expires(finished timestamptz, sent timestamptz, retention interval) RETURNS timestamptz
 	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-	RETURN @expires(finished, sent, retention)@;
+	RETURN @expires_by_rule(finished, sent, retention)@;
 END $$;
 
 -- Do the tables have a shape on which the promise can rest? Looked at once a session.
@@ -147,6 +221,9 @@ CREATE FUNCTION @extschema@.idempotent__shapes() RETURNS boolean
 	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	t record;
+	-- [plain
+	distributed boolean;
+	-- ]
 BEGIN
 	FOR t IN
 		SELECT c.relname, CASE
@@ -169,6 +246,26 @@ BEGIN
 				DETAIL = t.why, HINT = 'Leave the table as the script made it; see doc/operation.md.';
 		END IF;
 	END LOOP;
+	-- [plain
+	IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
+		EXECUTE 'SELECT EXISTS (SELECT FROM pg_dist_partition p WHERE p.logicalrelid IN (''@extschema@.idempotency_keys''::regclass,
+			''@extschema@.idempotency_claims''::regclass))' INTO distributed;
+		IF distributed THEN
+			RAISE EXCEPTION USING ERRCODE = '0A000', MESSAGE = 'the tables of this SQL edition of "idempotency" cannot be distributed',
+				HINT = 'On Citus load sql/idempotency.citus.sql; see doc/citus.md.';
+		END IF;
+	END IF;
+	-- ]
+	-- [citus
+	IF (SELECT count(*) FROM pg_dist_partition p WHERE p.partmethod = 'h' AND p.partkey LIKE '{VAR :varno 1 :varattno 1 %'
+			AND p.logicalrelid IN ('@extschema@.idempotency_keys'::regclass, '@extschema@.idempotency_claims'::regclass)) <> 2 THEN
+		RAISE EXCEPTION USING ERRCODE = '0A000', MESSAGE = 'the tables of the SQL edition of "idempotency" for Citus are not distributed by id',
+			HINT = 'Leave the tables as the script made them; see doc/citus.md.';
+	ELSIF to_regclass('@extschema@.idempotency_open') IS NULL AND NOT pg_is_in_recovery() THEN
+		RAISE EXCEPTION USING ERRCODE = '0A000', MESSAGE = 'this node has no table of open idempotency attempts',
+			HINT = 'Call @extschema@.idempotent__citus_node() at it, as the owner.';
+	END IF;
+	-- ]
 	PERFORM set_config('idempotency_sql.shapes', '@extschema@', false);
 	RETURN true;
 END $$;
@@ -412,6 +509,7 @@ CREATE FUNCTION @extschema@.idempotent__guard() RETURNS trigger
 DECLARE
 	context text;
 BEGIN
+	-- [plain
 	IF NEW.finished_at IS NOT NULL OR NOT EXISTS (SELECT FROM @extschema@.idempotency_keys k
 			WHERE k.id = NEW.id AND k.finished_at IS NULL) THEN
 		RETURN NULL;
@@ -419,6 +517,14 @@ BEGIN
 		-- Once more, behind the application's own deferred triggers, which may still finish.
 		UPDATE @extschema@.idempotency_keys k SET xid = k.xid
 			WHERE k.id = NEW.id AND k.finished_at IS NULL;
+	-- ]
+	-- [citus
+	IF NOT EXISTS (SELECT FROM @extschema@.idempotency_open o WHERE o.id = NEW.id) THEN
+		RETURN NULL;
+	ELSIF TG_OP = 'INSERT' THEN
+		-- Once more, behind the application's own deferred triggers, which may still finish.
+		UPDATE @extschema@.idempotency_open o SET key = o.key WHERE o.id = NEW.id;
+	-- ]
 	ELSE
 		GET DIAGNOSTICS context = PG_CONTEXT;
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'cannot commit an idempotency attempt that is not finished',
@@ -430,11 +536,13 @@ BEGIN
 	RETURN NULL;
 END $$;
 
+-- [plain
 -- Without WHEN, which PostgreSQL would read and plan in every statement: finish leaves xid alone, and so is none of its events.
 -- @object
 CREATE CONSTRAINT TRIGGER idempotency_guard AFTER INSERT OR UPDATE OF xid ON @extschema@.idempotency_keys
 	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
 	EXECUTE FUNCTION @extschema@.idempotent__guard();
+-- ]
 
 -- @body idempotent_begin idempotent_try_begin
 #variable_conflict use_variable
@@ -487,6 +595,7 @@ BEGIN
 			RETURN a;
 		END IF;
 
+	-- [plain
 	-- The most common course: nothing is stored of the key, nobody is at it, and what was said of it is the default.
 	ELSIF lease IS NULL AND ret IS NULL AND first_sent IS NULL AND NOT @strict@
 			AND coalesce(current_setting('idempotency.retention', true), '') || coalesce(current_setting('idempotency.key_time', true), '')
@@ -509,8 +618,39 @@ BEGIN
 			END IF;
 			got := true; timed := false; longest := length(key);
 		END IF;
+	-- ]
+	-- [citus
+	ELSIF lease IS NULL AND ret IS NULL AND first_sent IS NULL AND NOT @strict@
+			AND coalesce(current_setting('idempotency.retention', true), '') || coalesce(current_setting('idempotency.key_time', true), '')
+				|| coalesce(current_setting('idempotency.max_key_length', true), '') = ''
+			AND pg_try_advisory_xact_lock(@lock(i)@) THEN
+		now_ := clock_timestamp();
+		SELECT s.retention INTO ret FROM @extschema@.idempotency_settings s
+			WHERE s.only_row AND NOT s.key_time AND length(key) <= s.max_key_length;
+		IF FOUND THEN
+			this_xact := @extschema@.idempotent__xact(true);
+			INSERT INTO @extschema@.idempotency_keys AS o
+				(id, scope, key, fingerprint, attempt, first_seen_at, expires_at, retention, xid)
+				VALUES (i, scope, key, fp, 1, now_, @expires_soon(now_, ret)@, ret, pg_current_xact_id()) ON CONFLICT (id) DO NOTHING;
+			IF FOUND THEN
+				INSERT INTO @extschema@.idempotency_open (id, key) VALUES (i, key);
+				-- S3
+				SELECT l.* INTO c FROM @extschema@.idempotency_claims l WHERE l.id = i;
+				IF NOT FOUND THEN
+					a.outcome := 'started'; a.replayed := false; a.attempt := 1; a.first_seen_at := now_; a.expires_at := now_ + ret;
+					RETURN a;
+				ELSIF c.reset_at IS NULL AND c.xid = this_xact THEN
+					PERFORM @extschema@.idempotent__report('open', NULL, NULL);
+				END IF;
+				got := true; timed := false; longest := length(key);
+			END IF;
+		END IF;
+	-- ]
 	END IF;
 
+	-- [citus
+	this_xact := @extschema@.idempotent__xact(true);
+	-- ]
 	a := NULL;
 	me := pg_current_xact_id_if_assigned();
 	h := @lock(i)@;
@@ -621,6 +761,9 @@ BEGIN
 				(id, scope, key, fingerprint, attempt, first_seen_at, expires_at, retention, xid)
 				VALUES (i, scope, key, fp, 1, now_, @expires_soon(now_, ret)@, ret, pg_current_xact_id()) ON CONFLICT (id) DO NOTHING;
 			CONTINUE WHEN NOT FOUND;
+			-- [citus
+			INSERT INTO @extschema@.idempotency_open (id, key) VALUES (i, key);
+			-- ]
 		END IF;
 		got := true;
 	END LOOP;
@@ -642,10 +785,10 @@ BEGIN
 				UPDATE @extschema@.idempotency_claims l SET attempt = c.attempt + 1
 					WHERE l.id = i AND l.attempt = c.attempt;
 				IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
+				sent := coalesce(sent, @extschema@.idempotent__key_time(key));
 				UPDATE @extschema@.idempotency_keys k SET attempt = c.attempt + 1, claim_no = c.attempt,
 						fingerprint = coalesce(c.fingerprint, fp), first_seen_at = c.first_seen_at, retention = c.retention,
-						expires_at = @expires_soon(now_, c.retention)@,
-						sent_at = coalesce(sent, @extschema@.idempotent__key_time(key))
+						expires_at = @expires_soon(now_, c.retention)@, sent_at = sent
 					WHERE k.id = i;
 			ELSE
 				UPDATE @extschema@.idempotency_claims l SET attempt = c.attempt + 1,
@@ -690,6 +833,9 @@ BEGIN
 		END IF;
 		IF lease IS NULL THEN
 			DELETE FROM @extschema@.idempotency_keys k WHERE k.id = i AND k.finished_at IS NULL AND k.xid = pg_current_xact_id_if_assigned();
+			-- [citus
+			DELETE FROM @extschema@.idempotency_open o WHERE o.id = i;
+			-- ]
 		END IF;
 		RETURN a;
 	END IF;
@@ -700,9 +846,10 @@ BEGIN
 		a.attempt := no;
 		-- Over a counter too: its number goes on.
 		DELETE FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.attempt = c.attempt AND l.reset_at IS NOT NULL;
+		longest := @last_no(no)@;
 		INSERT INTO @extschema@.idempotency_claims
 			(id, scope, key, fingerprint, request, attempt, max_attempts, retention, lease, first_seen_at, claimed_at, lease_until, xid)
-			VALUES (i, scope, key, fp, request, no, @last_no(no)@, ret, lease, now_, now_, now_ + lease, pg_current_xact_id())
+			VALUES (i, scope, key, fp, request, no, longest, ret, lease, now_, now_, now_ + lease, pg_current_xact_id())
 			ON CONFLICT (id) DO NOTHING;
 		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	ELSIF c.id IS NOT NULL OR sent IS NOT NULL THEN
@@ -756,6 +903,7 @@ DECLARE
 	ret interval;
 	most integer;
 	now_ timestamptz := clock_timestamp();
+	ends timestamptz;
 	number integer; claimed integer;
 	k @extschema@.idempotency_keys;
 	c @extschema@.idempotency_claims;
@@ -776,14 +924,17 @@ BEGIN
 				finished_at = now_, retention = NULL
 			WHERE o.id = i AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
 				AND o.attempt = coalesce(attempt, o.attempt) AND o.claim_no IS NULL AND o.sent_at IS NULL AND o.shortened IS NULL
-				AND now_ + o.retention <= o.expires_at
+				AND @after(now_, o.retention)@ <= o.expires_at
 				AND (SELECT s.max_response_size = 0 FROM @extschema@.idempotency_settings s WHERE s.only_row);
 		IF FOUND THEN
+			-- [citus
+			DELETE FROM @extschema@.idempotency_open o WHERE o.id = i;
+			-- ]
 			RETURN response;
 		END IF;
 	END IF;
 	UPDATE @extschema@.idempotency_keys o SET response = response, status = status, headers = headers, body = body,
-			finished_at = now_, expires_at = CASE WHEN ret IS NULL AND o.sent_at IS NULL AND now_ + o.retention <= o.expires_at THEN o.expires_at
+			finished_at = now_, expires_at = CASE WHEN ret IS NULL AND o.sent_at IS NULL AND @after(now_, o.retention)@ <= o.expires_at THEN o.expires_at
 				ELSE @extschema@.idempotent__expires(now_, o.sent_at, coalesce(ret, o.retention)) END,
 			shortened = CASE WHEN ret < o.retention THEN true END,
 			retention = NULL, sent_at = NULL
@@ -792,6 +943,9 @@ BEGIN
 		RETURNING o.claim_no, o.attempt, (SELECT s.max_response_size FROM @extschema@.idempotency_settings s WHERE s.only_row)
 		INTO claimed, number, most;
 	IF FOUND THEN
+		-- [citus
+		DELETE FROM @extschema@.idempotency_open o WHERE o.id = i;
+		-- ]
 		IF most > 0 OR claimed IS NOT NULL OR current_setting('idempotency.max_response_size', true) <> '' THEN
 			@size@
 			IF claimed IS NOT NULL THEN
@@ -830,10 +984,10 @@ BEGIN
 	IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	DELETE FROM @extschema@.idempotency_keys o WHERE o.id = i AND o.expires_at <= now_;
 	ret := coalesce(ret, c.retention);
+	ends := @extschema@.idempotent__expires(now_, @sent_by_key(now_, ret)@, ret);
 	INSERT INTO @extschema@.idempotency_keys
 		(id, scope, key, fingerprint, attempt, status, headers, response, body, first_seen_at, finished_at, expires_at, shortened)
-		VALUES (i, scope, key, c.fingerprint, attempt, status, headers, response, body, c.first_seen_at, now_,
-			@expires(now_, @sent_by_key(now_, ret)@, ret)@,
+		VALUES (i, scope, key, c.fingerprint, attempt, status, headers, response, body, c.first_seen_at, now_, ends,
 			CASE WHEN ret < c.retention THEN true END)
 		ON CONFLICT (id) DO NOTHING;
 	IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
@@ -934,6 +1088,9 @@ BEGIN
 		END IF;
 		DELETE FROM @extschema@.idempotency_keys o WHERE o.id = i;
 		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
+		-- [citus
+		DELETE FROM @extschema@.idempotency_open o WHERE o.id = i;
+		-- ]
 		IF k.claim_no IS NOT NULL AND EXISTS
 				(SELECT FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.reset_at IS NULL AND l.attempt = k.attempt) THEN
 			IF error IS NULL AND retry_after IS NULL AND NOT reset THEN
@@ -961,6 +1118,7 @@ END
 #variable_conflict use_variable
 DECLARE
 	i uuid;
+	now_ timestamptz;
 	ends timestamptz;
 BEGIN
 	@writable@
@@ -978,10 +1136,11 @@ BEGIN
 	@name@
 	@under_lease@
 	PERFORM @extschema@.idempotent__own(i, @lock(i)@, scope, key, attempt, false);
+	now_ := clock_timestamp();
 	UPDATE @extschema@.idempotency_claims l SET
 			checkpoint = coalesce(checkpoint, l.checkpoint),
 			state = CASE WHEN checkpoint IS NULL THEN l.state ELSE state END,
-			lease = coalesce(lease, l.lease), lease_until = clock_timestamp() + coalesce(lease, l.lease)
+			lease = coalesce(lease, l.lease), lease_until = now_ + coalesce(lease, l.lease)
 		WHERE l.id = i AND l.attempt = attempt
 		RETURNING l.lease_until INTO ends;
 	IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
@@ -1012,6 +1171,9 @@ BEGIN
 	RETURN true;
 END
 
+-- @macro parked
+($1.parked_at IS NOT NULL OR $1.max_attempts > 0 AND $1.attempt >= $1.max_attempts AND $1.lease_until <= $2)
+
 -- @body idempotent_resume
 #variable_conflict use_variable
 DECLARE
@@ -1029,10 +1191,11 @@ BEGIN
 	IF max_keys < 1 THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'max_keys must be at least 1';
 	END IF;
+	now_ := clock_timestamp();
 	FOR d IN
 		SELECT l.id, l.scope, l.key, l.attempt, @lock(l.id)@ AS h
 		FROM @extschema@.idempotency_claims l
-		WHERE l.lease_until <= clock_timestamp() AND (l.retry_at IS NULL OR l.retry_at <= clock_timestamp())
+		WHERE l.lease_until <= now_ AND (l.retry_at IS NULL OR l.retry_at <= now_)
 			AND l.parked_at IS NULL AND l.reset_at IS NULL
 			AND (l.max_attempts = 0 OR l.attempt < l.max_attempts)
 			AND (scope IS NULL OR l.scope = scope)
@@ -1051,12 +1214,12 @@ BEGIN
 				UPDATE @extschema@.idempotency_claims l SET attempt = l.attempt + 1, lease = lease, claimed_at = now_,
 						lease_until = now_ + lease, retry_at = NULL, parked_at = NULL, xid = pg_current_xact_id()
 					WHERE l.id = d.id AND l.attempt = d.attempt AND l.reset_at IS NULL AND l.lease_until <= now_
-						AND (l.retry_at IS NULL OR l.retry_at <= now_) AND NOT @extschema@.idempotent__is_parked(l, now_)
+						AND (l.retry_at IS NULL OR l.retry_at <= now_) AND NOT @parked(l, now_)@
 					RETURNING l.* INTO c;
 				got := FOUND;
 				IF NOT got AND EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = d.id AND l.attempt = d.attempt
 						AND l.reset_at IS NULL AND l.lease_until <= now_ AND (l.retry_at IS NULL OR l.retry_at <= now_)
-						AND NOT @extschema@.idempotent__is_parked(l, now_)) THEN
+						AND NOT @parked(l, now_)@) THEN
 					PERFORM @extschema@.idempotent__give_up();
 				END IF;
 			END IF;
@@ -1126,6 +1289,7 @@ DECLARE
 	k @extschema@.idempotency_keys;
 	c @extschema@.idempotency_claims;
 	now_ timestamptz;
+	ends timestamptz;
 	ret interval;
 	most integer;
 	stored integer := 0;
@@ -1165,14 +1329,14 @@ BEGIN
 				HINT = 'Look at the stored answer, and pass correct => true and its attempt number if it is wrong.';
 		END IF;
 		ret := coalesce(ret, @extschema@.idempotent__retention());
+		ends := @extschema@.idempotent__expires(now_, @sent_by_key(now_, ret)@, ret);
 		INSERT INTO @extschema@.idempotency_corrections (id, scope, key, what, attempt, status, headers, response, body, failed,
 				finished_at, corrected_at, corrected_by, reason)
 			VALUES (i, scope, key, 'corrected', k.attempt, k.status, k.headers, k.response, k.body, k.failed,
 				k.finished_at, clock_timestamp(), session_user, reason);
 		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 		UPDATE @extschema@.idempotency_keys o SET response = response, status = status, headers = headers, body = body,
-				failed = NULL, finished_at = now_,
-				expires_at = greatest(o.expires_at, @expires(now_, @sent_by_key(now_, ret)@, ret)@)
+				failed = NULL, finished_at = now_, expires_at = greatest(o.expires_at, ends)
 			WHERE o.id = i;
 		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 		RETURN 'corrected';
@@ -1192,6 +1356,7 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key is too long';
 	END IF;
 	ret := coalesce(ret, CASE WHEN what = 'settled' THEN c.retention ELSE @extschema@.idempotent__retention() END);
+	ends := @extschema@.idempotent__expires(now_, @sent_by_key(now_, ret)@, ret);
 	INSERT INTO @extschema@.idempotency_corrections (id, scope, key, what, attempt, checkpoint, state, error,
 			corrected_at, corrected_by, reason)
 		VALUES (i, scope, key, what, nullif(stored, 0),
@@ -1204,8 +1369,7 @@ BEGIN
 	INSERT INTO @extschema@.idempotency_keys
 		(id, scope, key, fingerprint, attempt, status, headers, response, body, first_seen_at, finished_at, expires_at)
 		VALUES (i, scope, key, CASE WHEN what = 'settled' THEN c.fingerprint END, stored + 1, status, headers, response, body,
-			CASE WHEN what = 'settled' THEN c.first_seen_at ELSE now_ END, now_,
-			@expires(now_, @sent_by_key(now_, ret)@, ret)@)
+			CASE WHEN what = 'settled' THEN c.first_seen_at ELSE now_ END, now_, ends)
 		ON CONFLICT (id) DO NOTHING;
 	IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	RETURN what;
@@ -1265,6 +1429,7 @@ END
 DECLARE
 	ret interval;
 	ids uuid[]; locks bigint[]; names_ text[]; new_ uuid[]; todo uuid[]; got uuid[];
+	dated uuid[]; dated_keys text[]; dates timestamptz[]; old uuid[]; ends timestamptz[];
 	now_ timestamptz;
 	k record;
 	n integer := coalesce(cardinality(keys), 0);
@@ -1302,9 +1467,10 @@ BEGIN
 			END IF;
 		END LOOP;
 		-- Known: finished and not expired.
-		SELECT array_agg(u.id ORDER BY u.id) INTO todo FROM unnest(todo) u (id)
-			WHERE NOT EXISTS (SELECT FROM @extschema@.idempotency_keys o
-				WHERE o.id = u.id AND o.finished_at IS NOT NULL AND o.expires_at > now_);
+		SELECT array_agg(o.id) INTO got FROM @extschema@.idempotency_keys o
+			WHERE o.id = ANY (todo) AND o.finished_at IS NOT NULL AND o.expires_at > now_;
+		SELECT array_agg(u.id ORDER BY u.id) INTO todo FROM unnest(todo) u (id) LEFT JOIN unnest(got) g (id) ON g.id = u.id
+			WHERE g.id IS NULL;
 		EXIT WHEN todo IS NULL;
 		IF round = 10 THEN
 			PERFORM @extschema@.idempotent__give_up();
@@ -1323,6 +1489,9 @@ BEGIN
 			ON CONFLICT (id) DO NOTHING RETURNING o.id)
 		SELECT array_agg(p.id) INTO got FROM put p;
 		new_ := new_ || got;
+		-- [citus
+		INSERT INTO @extschema@.idempotency_open (id, key) SELECT u.id, u.key FROM unnest(got) g (id) JOIN unnest(ids, names_) u (id, key) ON u.id = g.id;
+		-- ]
 		SELECT array_agg(u.id ORDER BY u.id) INTO todo FROM unnest(todo) u (id)
 			LEFT JOIN unnest(got) g (id) ON g.id = u.id WHERE g.id IS NULL;
 		EXIT WHEN todo IS NULL;
@@ -1333,10 +1502,11 @@ BEGIN
 	END IF;
 
 	IF @strict@ THEN
-		PERFORM @extschema@.idempotent__probe_claim(u.id) FROM unnest(new_) u (id)
-			WHERE NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = u.id);
+		SELECT array_agg(l.id) INTO got FROM @extschema@.idempotency_claims l WHERE l.id = ANY (new_);
+		PERFORM @extschema@.idempotent__probe_claim(u.id) FROM unnest(new_) u (id) LEFT JOIN unnest(got) g (id) ON g.id = u.id
+			WHERE g.id IS NULL;
 	END IF;
-	FOR k IN SELECT l.key, @extschema@.idempotent__is_parked(l, now_) AND l.reset_at IS NULL AS parked, l.scope <> scope OR l.key <> u.key AS other
+	FOR k IN SELECT l.key, @parked(l, now_)@ AND l.reset_at IS NULL AS parked, l.scope <> scope OR l.key <> u.key AS other
 			FROM unnest(new_) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id
 			JOIN @extschema@.idempotency_claims l ON l.id = u.id ORDER BY l.id LIMIT 1 LOOP
 		IF k.other THEN
@@ -1356,25 +1526,31 @@ BEGIN
 END
 
 -- @macro many_late
-		FOR k IN SELECT u.key FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id
-				LEFT JOIN @extschema@.idempotency_keys o ON o.id = u.id AND o.finished_at IS NOT NULL,
-				LATERAL (SELECT CASE WHEN length(u.key) IN (26, 36) THEN @extschema@.idempotent__key_time(u.key) END AS at) t
-				WHERE t.at <= now_ + ret
-					AND NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = u.id AND l.reset_at IS NULL)
-					AND (t.at + ret <= now_ OR o.shortened IS NOT TRUE AND t.at < o.expires_at)
-				ORDER BY u.id LIMIT 1 LOOP
-			RAISE EXCEPTION USING ERRCODE = 'IK412', MESSAGE = 'an idempotency key of the batch is older than its retention',
-				DETAIL = format('The key is "%s".', k.key),
-				HINT = 'Find out by other means what became of it, and leave it out of the batch.';
-		END LOOP;
+		SELECT array_agg(x.id), array_agg(x.key), array_agg(x.at) INTO dated, dated_keys, dates FROM (
+			SELECT u.id, u.key, @extschema@.idempotent__key_time(u.key) AS at
+			FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id WHERE length(u.key) IN (26, 36)) x
+			WHERE x.at <= now_ + ret;
+		IF dated IS NOT NULL THEN
+			SELECT array_agg(l.id) INTO got FROM @extschema@.idempotency_claims l WHERE l.id = ANY (dated) AND l.reset_at IS NULL;
+			SELECT array_agg(o.id), array_agg(o.expires_at) INTO old, ends FROM @extschema@.idempotency_keys o
+				WHERE o.id = ANY (dated) AND o.finished_at IS NOT NULL AND o.shortened IS NOT TRUE;
+			FOR k IN SELECT t.key FROM unnest(dated, dated_keys, dates) t (id, key, at)
+					LEFT JOIN unnest(got) l (id) ON l.id = t.id LEFT JOIN unnest(old, ends) o (id, expires_at) ON o.id = t.id
+					WHERE l.id IS NULL AND (t.at + ret <= now_ OR t.at < o.expires_at) ORDER BY t.id LIMIT 1 LOOP
+				RAISE EXCEPTION USING ERRCODE = 'IK412', MESSAGE = 'an idempotency key of the batch is older than its retention',
+					DETAIL = format('The key is "%s".', k.key),
+					HINT = 'Find out by other means what became of it, and leave it out of the batch.';
+			END LOOP;
+		END IF;
 
 -- @body idempotent_finish_many
 #variable_conflict use_variable
 DECLARE
 	ids uuid[];
 	now_ timestamptz := clock_timestamp();
-	n bigint;
+	n bigint := 0;
 	late text;
+	d record;
 BEGIN
 	@writable@
 	@scope@
@@ -1383,24 +1559,32 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key must not be null or empty';
 	END IF;
 	SELECT array_agg(DISTINCT (@hex(scope, u.key)@)::uuid) INTO ids FROM unnest(keys) u (key);
-	SELECT min(o.key) INTO late FROM unnest(ids) u (id) JOIN @extschema@.idempotency_keys o ON o.id = u.id
-		WHERE o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned() AND o.shortened IS NOT NULL AND o.expires_at <= now_;
+	IF ids IS NULL THEN
+		RETURN 0;
+	END IF;
+	-- As a filter: it is not for the index on expires_at.
+	SELECT min(o.key) FILTER (WHERE o.expires_at <= now_) INTO late FROM @extschema@.idempotency_keys o
+		WHERE o.id = ANY (ids) AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned() AND o.shortened IS NOT NULL;
 	IF late IS NOT NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'idempotency key of a batch has expired before it was finished',
 			DETAIL = format('The key is "%s".', late), HINT = 'The retention of a batch must be longer than its transaction.';
 	END IF;
-	WITH done AS (
+	FOR d IN
 		UPDATE @extschema@.idempotency_keys o SET finished_at = now_,
 			expires_at = CASE WHEN o.shortened IS NOT NULL THEN o.expires_at ELSE @expires(now_, o.sent_at, o.retention)@ END,
 			shortened = NULL, retention = NULL, sent_at = NULL
-		FROM unnest(ids) u (id)
-		WHERE o.id = u.id AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
-		RETURNING o.id, o.claim_no, o.attempt),
-	cleared AS (
-		DELETE FROM @extschema@.idempotency_claims l USING done d
-		WHERE d.claim_no IS NOT NULL AND l.id = d.id AND l.attempt IN (d.attempt, d.claim_no))
-	SELECT count(*) INTO n FROM done;
-	IF n < coalesce(cardinality(ids), 0) THEN
+		WHERE o.id = ANY (ids) AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
+		RETURNING o.id, o.claim_no, o.attempt
+	LOOP
+		n := n + 1;
+		IF d.claim_no IS NOT NULL THEN
+			DELETE FROM @extschema@.idempotency_claims l WHERE l.id = d.id AND l.attempt IN (d.attempt, d.claim_no);
+		END IF;
+	END LOOP;
+	-- [citus
+	DELETE FROM @extschema@.idempotency_open o WHERE o.id = ANY (ids);
+	-- ]
+	IF n < cardinality(ids) THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'idempotency attempt was not begun in this transaction',
 			HINT = 'Finish the keys that idempotent_begin_many returned, in the same transaction.';
 	END IF;
@@ -1555,12 +1739,16 @@ DECLARE
 	now_ timestamptz := clock_timestamp();
 	n bigint;
 	kept interval;
+	-- [citus
+	ids uuid[];
+	-- ]
 BEGIN
 	@writable@
 	@required(max_keys)@
 	IF max_keys < 1 THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'max_keys must be at least 1';
 	END IF;
+	-- [plain
 	DELETE FROM @extschema@.idempotency_keys k WHERE k.id = ANY (ARRAY(
 			SELECT o.id FROM @extschema@.idempotency_keys o WHERE o.expires_at <= now_ AND o.finished_at IS NOT NULL
 			LIMIT max_keys FOR UPDATE SKIP LOCKED))
@@ -1570,11 +1758,28 @@ BEGIN
 			SELECT o.id FROM @extschema@.idempotency_claims o WHERE o.reset_at + greatest(o.retention, '30 days') <= now_
 			LIMIT max_keys FOR UPDATE SKIP LOCKED))
 		AND l.reset_at + greatest(l.retention, '30 days') <= now_;
+	-- ]
+	-- [citus
+	SELECT array_agg(o.id ORDER BY o.id) INTO ids FROM (SELECT o.id FROM @extschema@.idempotency_keys o
+		WHERE o.expires_at <= now_ AND o.finished_at IS NOT NULL LIMIT max_keys) o;
+	DELETE FROM @extschema@.idempotency_keys k WHERE k.id = ANY (ids) AND k.expires_at <= now_ AND k.finished_at IS NOT NULL;
+	GET DIAGNOSTICS n = ROW_COUNT;
+	SELECT array_agg(o.id ORDER BY o.id) INTO ids FROM (SELECT o.id FROM @extschema@.idempotency_claims o
+		WHERE @after(o.reset_at, greatest(o.retention, '30 days'))@ <= now_ LIMIT max_keys) o;
+	IF ids IS NOT NULL THEN
+		DELETE FROM @extschema@.idempotency_claims l WHERE l.id = ANY (ids) AND @after(l.reset_at, greatest(l.retention, '30 days'))@ <= now_;
+	END IF;
+	-- ]
 	kept := @setting(corrections_retention, span)@;
 	IF kept > interval '0' THEN
+		-- [citus
+		DELETE FROM @extschema@.idempotency_corrections o WHERE o.corrected_at <= now_ - kept;
+		-- ]
+		-- [plain
 		DELETE FROM @extschema@.idempotency_corrections o WHERE o.correction = ANY (ARRAY(
 			SELECT p.correction FROM @extschema@.idempotency_corrections p WHERE p.corrected_at + kept <= now_
 			LIMIT max_keys FOR UPDATE SKIP LOCKED));
+		-- ]
 	END IF;
 	RETURN n;
 END

@@ -17,6 +17,10 @@ DECLARE
 	encoding text := CASE WHEN pg_catalog.getdatabaseencoding() = 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END;
 	installed text;
 BEGIN
+	IF EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus') THEN
+		RAISE EXCEPTION USING ERRCODE = '0A000', MESSAGE = 'this is the SQL edition for a server without Citus',
+			HINT = 'Load sql/idempotency.citus.sql at the coordinator; see doc/citus.md.';
+	END IF;
 	IF pg_catalog.to_regclass(place || '.idempotency_settings') IS NOT NULL THEN
 		EXECUTE pg_catalog.format('SELECT version FROM %s.idempotency_settings', place) INTO installed;
 		IF installed = '1.0' THEN
@@ -265,6 +269,7 @@ CREATE FUNCTION @extschema@.idempotent__shapes() RETURNS boolean
 	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	t record;
+	distributed boolean;
 BEGIN
 	FOR t IN
 		SELECT c.relname, CASE
@@ -287,6 +292,14 @@ BEGIN
 				DETAIL = t.why, HINT = 'Leave the table as the script made it; see doc/operation.md.';
 		END IF;
 	END LOOP;
+	IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
+		EXECUTE 'SELECT EXISTS (SELECT FROM pg_dist_partition p WHERE p.logicalrelid IN (''@extschema@.idempotency_keys''::regclass,
+			''@extschema@.idempotency_claims''::regclass))' INTO distributed;
+		IF distributed THEN
+			RAISE EXCEPTION USING ERRCODE = '0A000', MESSAGE = 'the tables of this SQL edition of "idempotency" cannot be distributed',
+				HINT = 'On Citus load sql/idempotency.citus.sql; see doc/citus.md.';
+		END IF;
+	END IF;
 	PERFORM set_config('idempotency_sql.shapes', '@extschema@', false);
 	RETURN true;
 END $$;
@@ -1019,12 +1032,12 @@ BEGIN
 				UPDATE @extschema@.idempotency_claims l SET attempt = c.attempt + 1
 					WHERE l.id = i AND l.attempt = c.attempt;
 				IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
+				sent := coalesce(sent, @extschema@.idempotent__key_time(key));
 				UPDATE @extschema@.idempotency_keys k SET attempt = c.attempt + 1, claim_no = c.attempt,
 						fingerprint = coalesce(c.fingerprint, fp), first_seen_at = c.first_seen_at, retention = c.retention,
 						expires_at = CASE WHEN c.retention = interval '24:00:00'
 	THEN date_bin(interval '00:04:28.435456', now_ + interval '24:00:00' - interval '1 microsecond', '2000-01-01 00:00:00+00') + interval '00:04:28.435456'
-	ELSE @extschema@.idempotent__expires(now_, NULL, c.retention) END,
-						sent_at = coalesce(sent, @extschema@.idempotent__key_time(key))
+	ELSE @extschema@.idempotent__expires(now_, NULL, c.retention) END, sent_at = sent
 					WHERE k.id = i;
 			ELSE
 				UPDATE @extschema@.idempotency_claims l SET attempt = c.attempt + 1,
@@ -1079,11 +1092,12 @@ BEGIN
 		a.attempt := no;
 		-- Over a counter too: its number goes on.
 		DELETE FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.attempt = c.attempt AND l.reset_at IS NOT NULL;
+		longest := coalesce((SELECT CASE WHEN m.n = 0 OR m.n::bigint + no - 1 > 2147483647 THEN 0 ELSE no - 1 + m.n END
+	FROM (SELECT CASE WHEN current_setting('idempotency.max_attempts', true) <> '' THEN @extschema@.idempotent__setting_number('max_attempts', current_setting('idempotency.max_attempts'))
+	ELSE (SELECT s.max_attempts FROM @extschema@.idempotency_settings s WHERE s.only_row) END AS n) m), 0);
 		INSERT INTO @extschema@.idempotency_claims
 			(id, scope, key, fingerprint, request, attempt, max_attempts, retention, lease, first_seen_at, claimed_at, lease_until, xid)
-			VALUES (i, scope, key, fp, request, no, coalesce((SELECT CASE WHEN m.n = 0 OR m.n::bigint + no - 1 > 2147483647 THEN 0 ELSE no - 1 + m.n END
-	FROM (SELECT CASE WHEN current_setting('idempotency.max_attempts', true) <> '' THEN @extschema@.idempotent__setting_number('max_attempts', current_setting('idempotency.max_attempts'))
-	ELSE (SELECT s.max_attempts FROM @extschema@.idempotency_settings s WHERE s.only_row) END AS n) m), 0), ret, lease, now_, now_, now_ + lease, pg_current_xact_id())
+			VALUES (i, scope, key, fp, request, no, longest, ret, lease, now_, now_, now_ + lease, pg_current_xact_id())
 			ON CONFLICT (id) DO NOTHING;
 		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	ELSIF c.id IS NOT NULL OR sent IS NOT NULL THEN
@@ -1348,12 +1362,12 @@ BEGIN
 				UPDATE @extschema@.idempotency_claims l SET attempt = c.attempt + 1
 					WHERE l.id = i AND l.attempt = c.attempt;
 				IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
+				sent := coalesce(sent, @extschema@.idempotent__key_time(key));
 				UPDATE @extschema@.idempotency_keys k SET attempt = c.attempt + 1, claim_no = c.attempt,
 						fingerprint = coalesce(c.fingerprint, fp), first_seen_at = c.first_seen_at, retention = c.retention,
 						expires_at = CASE WHEN c.retention = interval '24:00:00'
 	THEN date_bin(interval '00:04:28.435456', now_ + interval '24:00:00' - interval '1 microsecond', '2000-01-01 00:00:00+00') + interval '00:04:28.435456'
-	ELSE @extschema@.idempotent__expires(now_, NULL, c.retention) END,
-						sent_at = coalesce(sent, @extschema@.idempotent__key_time(key))
+	ELSE @extschema@.idempotent__expires(now_, NULL, c.retention) END, sent_at = sent
 					WHERE k.id = i;
 			ELSE
 				UPDATE @extschema@.idempotency_claims l SET attempt = c.attempt + 1,
@@ -1408,11 +1422,12 @@ BEGIN
 		a.attempt := no;
 		-- Over a counter too: its number goes on.
 		DELETE FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.attempt = c.attempt AND l.reset_at IS NOT NULL;
+		longest := coalesce((SELECT CASE WHEN m.n = 0 OR m.n::bigint + no - 1 > 2147483647 THEN 0 ELSE no - 1 + m.n END
+	FROM (SELECT CASE WHEN current_setting('idempotency.max_attempts', true) <> '' THEN @extschema@.idempotent__setting_number('max_attempts', current_setting('idempotency.max_attempts'))
+	ELSE (SELECT s.max_attempts FROM @extschema@.idempotency_settings s WHERE s.only_row) END AS n) m), 0);
 		INSERT INTO @extschema@.idempotency_claims
 			(id, scope, key, fingerprint, request, attempt, max_attempts, retention, lease, first_seen_at, claimed_at, lease_until, xid)
-			VALUES (i, scope, key, fp, request, no, coalesce((SELECT CASE WHEN m.n = 0 OR m.n::bigint + no - 1 > 2147483647 THEN 0 ELSE no - 1 + m.n END
-	FROM (SELECT CASE WHEN current_setting('idempotency.max_attempts', true) <> '' THEN @extschema@.idempotent__setting_number('max_attempts', current_setting('idempotency.max_attempts'))
-	ELSE (SELECT s.max_attempts FROM @extschema@.idempotency_settings s WHERE s.only_row) END AS n) m), 0), ret, lease, now_, now_, now_ + lease, pg_current_xact_id())
+			VALUES (i, scope, key, fp, request, no, longest, ret, lease, now_, now_, now_ + lease, pg_current_xact_id())
 			ON CONFLICT (id) DO NOTHING;
 		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	ELSIF c.id IS NOT NULL OR sent IS NOT NULL THEN
@@ -1441,6 +1456,7 @@ DECLARE
 	ret interval;
 	most integer;
 	now_ timestamptz := clock_timestamp();
+	ends timestamptz;
 	number integer; claimed integer;
 	k @extschema@.idempotency_keys;
 	c @extschema@.idempotency_claims;
@@ -1550,10 +1566,10 @@ BEGIN
 	IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	DELETE FROM @extschema@.idempotency_keys o WHERE o.id = i AND o.expires_at <= now_;
 	ret := coalesce(ret, c.retention);
+	ends := @extschema@.idempotent__expires(now_, (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t), ret);
 	INSERT INTO @extschema@.idempotency_keys
 		(id, scope, key, fingerprint, attempt, status, headers, response, body, first_seen_at, finished_at, expires_at, shortened)
-		VALUES (i, scope, key, c.fingerprint, attempt, status, headers, response, body, c.first_seen_at, now_,
-			date_bin(@extschema@.idempotent__step(ret), greatest(now_, CASE WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) < now_ + ret THEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + @extschema@.idempotent__step(ret),
+		VALUES (i, scope, key, c.fingerprint, attempt, status, headers, response, body, c.first_seen_at, now_, ends,
 			CASE WHEN ret < c.retention THEN true END)
 		ON CONFLICT (id) DO NOTHING;
 	IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
@@ -1635,6 +1651,7 @@ AS $$
 #variable_conflict use_variable
 DECLARE
 	i uuid;
+	now_ timestamptz;
 	ends timestamptz;
 BEGIN
 	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
@@ -1674,10 +1691,11 @@ BEGIN
 			HINT = 'Checkpoint and park are for work that spans transactions: begin it with lease => ''...''.';
 	END IF;
 	PERFORM @extschema@.idempotent__own(i, ('x' || encode(substr(uuid_send(i), 9), 'hex'))::bit(64)::bigint, scope, key, attempt, false);
+	now_ := clock_timestamp();
 	UPDATE @extschema@.idempotency_claims l SET
 			checkpoint = coalesce(checkpoint, l.checkpoint),
 			state = CASE WHEN checkpoint IS NULL THEN l.state ELSE state END,
-			lease = coalesce(lease, l.lease), lease_until = clock_timestamp() + coalesce(lease, l.lease)
+			lease = coalesce(lease, l.lease), lease_until = now_ + coalesce(lease, l.lease)
 		WHERE l.id = i AND l.attempt = attempt
 		RETURNING l.lease_until INTO ends;
 	IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
@@ -1765,10 +1783,11 @@ BEGIN
 	IF max_keys < 1 THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'max_keys must be at least 1';
 	END IF;
+	now_ := clock_timestamp();
 	FOR d IN
 		SELECT l.id, l.scope, l.key, l.attempt, ('x' || encode(substr(uuid_send(l.id), 9), 'hex'))::bit(64)::bigint AS h
 		FROM @extschema@.idempotency_claims l
-		WHERE l.lease_until <= clock_timestamp() AND (l.retry_at IS NULL OR l.retry_at <= clock_timestamp())
+		WHERE l.lease_until <= now_ AND (l.retry_at IS NULL OR l.retry_at <= now_)
 			AND l.parked_at IS NULL AND l.reset_at IS NULL
 			AND (l.max_attempts = 0 OR l.attempt < l.max_attempts)
 			AND (scope IS NULL OR l.scope = scope)
@@ -1787,12 +1806,12 @@ BEGIN
 				UPDATE @extschema@.idempotency_claims l SET attempt = l.attempt + 1, lease = lease, claimed_at = now_,
 						lease_until = now_ + lease, retry_at = NULL, parked_at = NULL, xid = pg_current_xact_id()
 					WHERE l.id = d.id AND l.attempt = d.attempt AND l.reset_at IS NULL AND l.lease_until <= now_
-						AND (l.retry_at IS NULL OR l.retry_at <= now_) AND NOT @extschema@.idempotent__is_parked(l, now_)
+						AND (l.retry_at IS NULL OR l.retry_at <= now_) AND NOT (l.parked_at IS NOT NULL OR l.max_attempts > 0 AND l.attempt >= l.max_attempts AND l.lease_until <= now_)
 					RETURNING l.* INTO c;
 				got := FOUND;
 				IF NOT got AND EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = d.id AND l.attempt = d.attempt
 						AND l.reset_at IS NULL AND l.lease_until <= now_ AND (l.retry_at IS NULL OR l.retry_at <= now_)
-						AND NOT @extschema@.idempotent__is_parked(l, now_)) THEN
+						AND NOT (l.parked_at IS NOT NULL OR l.max_attempts > 0 AND l.attempt >= l.max_attempts AND l.lease_until <= now_)) THEN
 					PERFORM @extschema@.idempotent__give_up();
 				END IF;
 			END IF;
@@ -1892,6 +1911,7 @@ DECLARE
 	k @extschema@.idempotency_keys;
 	c @extschema@.idempotency_claims;
 	now_ timestamptz;
+	ends timestamptz;
 	ret interval;
 	most integer;
 	stored integer := 0;
@@ -1964,14 +1984,14 @@ BEGIN
 				HINT = 'Look at the stored answer, and pass correct => true and its attempt number if it is wrong.';
 		END IF;
 		ret := coalesce(ret, @extschema@.idempotent__retention());
+		ends := @extschema@.idempotent__expires(now_, (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t), ret);
 		INSERT INTO @extschema@.idempotency_corrections (id, scope, key, what, attempt, status, headers, response, body, failed,
 				finished_at, corrected_at, corrected_by, reason)
 			VALUES (i, scope, key, 'corrected', k.attempt, k.status, k.headers, k.response, k.body, k.failed,
 				k.finished_at, clock_timestamp(), session_user, reason);
 		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 		UPDATE @extschema@.idempotency_keys o SET response = response, status = status, headers = headers, body = body,
-				failed = NULL, finished_at = now_,
-				expires_at = greatest(o.expires_at, date_bin(@extschema@.idempotent__step(ret), greatest(now_, CASE WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) < now_ + ret THEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + @extschema@.idempotent__step(ret))
+				failed = NULL, finished_at = now_, expires_at = greatest(o.expires_at, ends)
 			WHERE o.id = i;
 		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 		RETURN 'corrected';
@@ -1995,6 +2015,7 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'IK400', MESSAGE = 'idempotency key is too long';
 	END IF;
 	ret := coalesce(ret, CASE WHEN what = 'settled' THEN c.retention ELSE @extschema@.idempotent__retention() END);
+	ends := @extschema@.idempotent__expires(now_, (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t), ret);
 	INSERT INTO @extschema@.idempotency_corrections (id, scope, key, what, attempt, checkpoint, state, error,
 			corrected_at, corrected_by, reason)
 		VALUES (i, scope, key, what, nullif(stored, 0),
@@ -2007,8 +2028,7 @@ BEGIN
 	INSERT INTO @extschema@.idempotency_keys
 		(id, scope, key, fingerprint, attempt, status, headers, response, body, first_seen_at, finished_at, expires_at)
 		VALUES (i, scope, key, CASE WHEN what = 'settled' THEN c.fingerprint END, stored + 1, status, headers, response, body,
-			CASE WHEN what = 'settled' THEN c.first_seen_at ELSE now_ END, now_,
-			date_bin(@extschema@.idempotent__step(ret), greatest(now_, CASE WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) < now_ + ret THEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) WHEN (SELECT CASE WHEN t.at <= now_ + ret THEN t.at END FROM (SELECT @extschema@.idempotent__key_time(key) AS at) t) >= now_ + ret THEN now_ + ret END) + ret - interval '1 microsecond', '2000-01-01 00:00:00+00') + @extschema@.idempotent__step(ret))
+			CASE WHEN what = 'settled' THEN c.first_seen_at ELSE now_ END, now_, ends)
 		ON CONFLICT (id) DO NOTHING;
 	IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	RETURN what;
@@ -2114,6 +2134,7 @@ AS $$
 DECLARE
 	ret interval;
 	ids uuid[]; locks bigint[]; names_ text[]; new_ uuid[]; todo uuid[]; got uuid[];
+	dated uuid[]; dated_keys text[]; dates timestamptz[]; old uuid[]; ends timestamptz[];
 	now_ timestamptz;
 	k record;
 	n integer := coalesce(cardinality(keys), 0);
@@ -2165,24 +2186,30 @@ BEGIN
 			END IF;
 		END LOOP;
 		-- Known: finished and not expired.
-		SELECT array_agg(u.id ORDER BY u.id) INTO todo FROM unnest(todo) u (id)
-			WHERE NOT EXISTS (SELECT FROM @extschema@.idempotency_keys o
-				WHERE o.id = u.id AND o.finished_at IS NOT NULL AND o.expires_at > now_);
+		SELECT array_agg(o.id) INTO got FROM @extschema@.idempotency_keys o
+			WHERE o.id = ANY (todo) AND o.finished_at IS NOT NULL AND o.expires_at > now_;
+		SELECT array_agg(u.id ORDER BY u.id) INTO todo FROM unnest(todo) u (id) LEFT JOIN unnest(got) g (id) ON g.id = u.id
+			WHERE g.id IS NULL;
 		EXIT WHEN todo IS NULL;
 		IF round = 10 THEN
 			PERFORM @extschema@.idempotent__give_up();
 		END IF;
-		FOR k IN SELECT u.key FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id
-				LEFT JOIN @extschema@.idempotency_keys o ON o.id = u.id AND o.finished_at IS NOT NULL,
-				LATERAL (SELECT CASE WHEN length(u.key) IN (26, 36) THEN @extschema@.idempotent__key_time(u.key) END AS at) t
-				WHERE t.at <= now_ + ret
-					AND NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = u.id AND l.reset_at IS NULL)
-					AND (t.at + ret <= now_ OR o.shortened IS NOT TRUE AND t.at < o.expires_at)
-				ORDER BY u.id LIMIT 1 LOOP
-			RAISE EXCEPTION USING ERRCODE = 'IK412', MESSAGE = 'an idempotency key of the batch is older than its retention',
-				DETAIL = format('The key is "%s".', k.key),
-				HINT = 'Find out by other means what became of it, and leave it out of the batch.';
-		END LOOP;
+		SELECT array_agg(x.id), array_agg(x.key), array_agg(x.at) INTO dated, dated_keys, dates FROM (
+			SELECT u.id, u.key, @extschema@.idempotent__key_time(u.key) AS at
+			FROM unnest(todo) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id WHERE length(u.key) IN (26, 36)) x
+			WHERE x.at <= now_ + ret;
+		IF dated IS NOT NULL THEN
+			SELECT array_agg(l.id) INTO got FROM @extschema@.idempotency_claims l WHERE l.id = ANY (dated) AND l.reset_at IS NULL;
+			SELECT array_agg(o.id), array_agg(o.expires_at) INTO old, ends FROM @extschema@.idempotency_keys o
+				WHERE o.id = ANY (dated) AND o.finished_at IS NOT NULL AND o.shortened IS NOT TRUE;
+			FOR k IN SELECT t.key FROM unnest(dated, dated_keys, dates) t (id, key, at)
+					LEFT JOIN unnest(got) l (id) ON l.id = t.id LEFT JOIN unnest(old, ends) o (id, expires_at) ON o.id = t.id
+					WHERE l.id IS NULL AND (t.at + ret <= now_ OR t.at < o.expires_at) ORDER BY t.id LIMIT 1 LOOP
+				RAISE EXCEPTION USING ERRCODE = 'IK412', MESSAGE = 'an idempotency key of the batch is older than its retention',
+					DETAIL = format('The key is "%s".', k.key),
+					HINT = 'Find out by other means what became of it, and leave it out of the batch.';
+			END LOOP;
+		END IF;
 		DELETE FROM @extschema@.idempotency_keys o WHERE o.id = ANY (todo)
 			AND (o.expires_at <= now_ AND o.finished_at IS NOT NULL
 				OR o.finished_at IS NULL AND (o.xid = pg_current_xact_id_if_assigned()) IS NOT TRUE);
@@ -2206,10 +2233,11 @@ BEGIN
 	END IF;
 
 	IF current_setting('transaction_isolation') <> 'read committed' THEN
-		PERFORM @extschema@.idempotent__probe_claim(u.id) FROM unnest(new_) u (id)
-			WHERE NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = u.id);
+		SELECT array_agg(l.id) INTO got FROM @extschema@.idempotency_claims l WHERE l.id = ANY (new_);
+		PERFORM @extschema@.idempotent__probe_claim(u.id) FROM unnest(new_) u (id) LEFT JOIN unnest(got) g (id) ON g.id = u.id
+			WHERE g.id IS NULL;
 	END IF;
-	FOR k IN SELECT l.key, @extschema@.idempotent__is_parked(l, now_) AND l.reset_at IS NULL AS parked, l.scope <> scope OR l.key <> u.key AS other
+	FOR k IN SELECT l.key, (l.parked_at IS NOT NULL OR l.max_attempts > 0 AND l.attempt >= l.max_attempts AND l.lease_until <= now_) AND l.reset_at IS NULL AS parked, l.scope <> scope OR l.key <> u.key AS other
 			FROM unnest(new_) w (id) JOIN unnest(ids, names_) u (id, key) ON u.id = w.id
 			JOIN @extschema@.idempotency_claims l ON l.id = u.id ORDER BY l.id LIMIT 1 LOOP
 		IF k.other THEN
@@ -2239,8 +2267,9 @@ AS $$
 DECLARE
 	ids uuid[];
 	now_ timestamptz := clock_timestamp();
-	n bigint;
+	n bigint := 0;
 	late text;
+	d record;
 BEGIN
 	IF current_setting('transaction_read_only') = 'on' OR current_setting('idempotency_sql.shapes', true) IS DISTINCT FROM '@extschema@' THEN
 		PERFORM @extschema@.idempotent__may_write();
@@ -2263,24 +2292,29 @@ BEGIN
 	WHEN length(u.key) = 26 AND u.key ~ '^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$'
 		THEN set_bit(substr(int8send(@extschema@.idempotent__ulid_millis(u.key)), 3) || substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(u.key, '@encoding@')), 7, 10), 7, 1)
 	ELSE set_bit(substr(sha256(int8send(octet_length(convert_to(scope, '@encoding@'))) || convert_to(scope, '@encoding@') || convert_to(u.key, '@encoding@')), 1, 16), 7, 0) END, 'hex'))::uuid) INTO ids FROM unnest(keys) u (key);
-	SELECT min(o.key) INTO late FROM unnest(ids) u (id) JOIN @extschema@.idempotency_keys o ON o.id = u.id
-		WHERE o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned() AND o.shortened IS NOT NULL AND o.expires_at <= now_;
+	IF ids IS NULL THEN
+		RETURN 0;
+	END IF;
+	-- As a filter: it is not for the index on expires_at.
+	SELECT min(o.key) FILTER (WHERE o.expires_at <= now_) INTO late FROM @extschema@.idempotency_keys o
+		WHERE o.id = ANY (ids) AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned() AND o.shortened IS NOT NULL;
 	IF late IS NOT NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'idempotency key of a batch has expired before it was finished',
 			DETAIL = format('The key is "%s".', late), HINT = 'The retention of a batch must be longer than its transaction.';
 	END IF;
-	WITH done AS (
+	FOR d IN
 		UPDATE @extschema@.idempotency_keys o SET finished_at = now_,
 			expires_at = CASE WHEN o.shortened IS NOT NULL THEN o.expires_at ELSE date_bin(@extschema@.idempotent__step(o.retention), greatest(now_, CASE WHEN o.sent_at < now_ + o.retention THEN o.sent_at WHEN o.sent_at >= now_ + o.retention THEN now_ + o.retention END) + o.retention - interval '1 microsecond', '2000-01-01 00:00:00+00') + @extschema@.idempotent__step(o.retention) END,
 			shortened = NULL, retention = NULL, sent_at = NULL
-		FROM unnest(ids) u (id)
-		WHERE o.id = u.id AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
-		RETURNING o.id, o.claim_no, o.attempt),
-	cleared AS (
-		DELETE FROM @extschema@.idempotency_claims l USING done d
-		WHERE d.claim_no IS NOT NULL AND l.id = d.id AND l.attempt IN (d.attempt, d.claim_no))
-	SELECT count(*) INTO n FROM done;
-	IF n < coalesce(cardinality(ids), 0) THEN
+		WHERE o.id = ANY (ids) AND o.finished_at IS NULL AND o.xid = pg_current_xact_id_if_assigned()
+		RETURNING o.id, o.claim_no, o.attempt
+	LOOP
+		n := n + 1;
+		IF d.claim_no IS NOT NULL THEN
+			DELETE FROM @extschema@.idempotency_claims l WHERE l.id = d.id AND l.attempt IN (d.attempt, d.claim_no);
+		END IF;
+	END LOOP;
+	IF n < cardinality(ids) THEN
 		RAISE EXCEPTION USING ERRCODE = 'IK500', MESSAGE = 'idempotency attempt was not begun in this transaction',
 			HINT = 'Finish the keys that idempotent_begin_many returned, in the same transaction.';
 	END IF;

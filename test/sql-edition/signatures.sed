@@ -1,0 +1,1 @@
+s|/\.\./idempotency|/idempotency|
