@@ -12,9 +12,12 @@ const NETWORK = /^(ECONN|EPIPE|ETIMEDOUT|EHOST|ENET|ENOTFOUND|EAI_|CONNECT|CONNE
 const isPassing = (error) => hasSqlState(error) ? PASSING.test(error.code)
   : NETWORK.test(error?.code ?? '') || /^Connection terminated|timeout exceeded when trying to connect/.test(error?.message ?? '')
 
-const REASONS = { IK400: 'invalid', IK409: 'in_progress', IK412: 'expired', IK422: 'mismatch', IK423: 'parked', '55P03': 'in_progress' }
+/** Thrown where account() does not say whose key it is. */
+class Unauthenticated extends Error {}
+
+const REASONS = { IK400: 'invalid', IK409: 'in_progress', IK412: 'expired', IK413: 'response_too_large', IK422: 'mismatch', IK423: 'parked', '55P03': 'in_progress' }
 
 /** Why the package itself cannot go on: the reason that a profile turns into a response. */
-const reasonOf = (error) => REASONS[error?.code] ?? (isPassing(error) ? 'unavailable' : 'failed')
+const reasonOf = (error) => error instanceof Unauthenticated ? 'unauthenticated' : REASONS[error?.code] ?? (isPassing(error) ? 'unavailable' : 'failed')
 
-module.exports = { isPassing, reasonOf }
+module.exports = { isPassing, reasonOf, Unauthenticated }

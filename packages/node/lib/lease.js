@@ -3,6 +3,7 @@
 // key and is recorded when it returns, so the attempt after a crash goes on behind the last recorded step.
 const { randomBytes } = require('node:crypto')
 const { reasonOf, isPassing } = require('./errors.js')
+const { tell } = require('./events.js')
 
 /** Thrown in a step: the other service may or may not have acted, and asking again under the same key would not be safe. */
 class UnknownOutcome extends Error {}
@@ -72,7 +73,7 @@ async function leased(context, isKept, keptHeaders) {
     } catch (error) {
       return refuse(error)
     }
-    settings.onEvent({ type: kept ? 'kept' : 'not_kept', request, status: response.status })
+    tell(settings, request, kept ? 'kept' : 'not_kept', { status: response.status })
     return settings.decorate(request, response, { kept, replayed: false })
   }
 
@@ -86,7 +87,7 @@ async function leased(context, isKept, keptHeaders) {
   async function giveUp(error, response) {
     const unknown = error instanceof UnknownOutcome
     if (keyed) await (unknown ? park(error) : release(error)).catch(() => {})
-    settings.onEvent({ type: unknown ? 'parked' : 'released', request, error })
+    tell(settings, request, unknown ? 'parked' : 'released', { error })
     if (unknown) return refuse({ code: 'IK423' })
     if (isPassing(error) || reasonOf(error) !== 'failed') return refuse(error)
     return response && settings.decorate(request, response, { kept: false, replayed: false })

@@ -45,7 +45,7 @@ const created = (body = 'done') => ({ status: 201, headers: { 'content-type': 't
 test('the account has no default', async () => {
   assert.throws(() => idempotency({ connect: pgDriver(pool) }), TypeError)
   const nobody = idempotency({ connect: pgDriver(pool), account: () => undefined })
-  assert.equal((await nobody.run(request(), async () => created())).status, 500)
+  assert.equal((await nobody.run(request(), async () => assert.fail('ran'))).status, 401)
 })
 
 test('a process that is killed at work leaves nothing, and the retry does the work once', async () => {
@@ -106,7 +106,7 @@ test('another method, and a route that is spelled otherwise, are a mismatch', as
   try {
     assert.equal((await app.post('{}', headers)).status, 201)
     for (const path of ['/pay/', '/PAY', '/p%61y']) assert.equal((await app.post('{}', headers, path)).status, 422)
-    assert.equal((await app.post('{}', headers, '/pay', 'PUT')).status, 422)
+    assert.equal((await app.post('{}', headers, '/pay', 'PATCH')).status, 422)
   } finally {
     app.stop()
   }
@@ -250,18 +250,21 @@ test('another header', async () => {
 })
 
 test('other methods go by', async () => {
-  const app = await serve(() => {
-    const app = express()
-    app.use(adapter(guard({ methods: ['POST'] })))
-    app.all('/pay', (req, res) => res.status(req.db ? 201 : 200).end())
-    return app
-  })
-  try {
-    for (const [method, status] of [['PUT', 200], ['DELETE', 200], ['POST', 201]]) {
-      assert.equal((await app.post('{}', { 'idempotency-key': randomUUID() }, '/pay', method)).status, status)
+  const protectedBy = { ietf: [undefined, ['POST', 'PATCH']], stripe: [stripe, ['POST']], stripeV2: [stripeV2, ['POST', 'DELETE']] }
+  for (const [name, [profile, methods]] of Object.entries(protectedBy)) {
+    const app = await serve(() => {
+      const app = express()
+      app.use(adapter(guard({ profile })))
+      app.all('/pay', (req, res) => res.status(req.db ? 201 : 200).end())
+      return app
+    })
+    try {
+      for (const method of ['POST', 'PATCH', 'PUT', 'DELETE']) {
+        assert.equal((await app.post('{}', { 'idempotency-key': randomUUID() }, '/pay', method)).status, methods.includes(method) ? 201 : 200, `${name} ${method}`)
+      }
+    } finally {
+      app.stop()
     }
-  } finally {
-    app.stop()
   }
 })
 
@@ -271,15 +274,6 @@ test('keepHeaders are kept in addition, and Set-Cookie never', async () => {
   await own.run(req, async () => ({ ...created(), headers: { 'content-type': 'text/plain', 'x-own': '1', 'x-other': '2', 'set-cookie': 'a=1' } }))
   const { headers } = await own.run(req, async () => assert.fail('ran twice'))
   assert.deepEqual(headers, { 'content-type': 'text/plain', 'x-own': '1', 'idempotency-replayed': 'true' })
-})
-
-test('events tell what happened', async () => {
-  const seen = []
-  const watched = guard({ onEvent: ({ type }) => seen.push(type) })
-  const req = request()
-  for (let i = 0; i < 2; i++) await watched.run(req, async () => created())
-  await watched.run(request(req.headers['idempotency-key'], 'other'), async () => created())
-  assert.deepEqual(seen, ['started', 'kept', 'replayed', 'refused'])
 })
 
 test('lease: a step that was recorded is not called again, and its key is the same on every attempt', async () => {
