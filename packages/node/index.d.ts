@@ -35,7 +35,7 @@ export interface Begun<Db = any> {
 }
 
 export type Reason = 'missing' | 'invalid' | 'mismatch' | 'in_progress' | 'expired' | 'parked' | 'unavailable' | 'failed'
-  | 'response_too_large' | 'unauthenticated' | 'unknown' | 'interrupted'
+  | 'request_too_large' | 'response_too_large' | 'unauthenticated' | 'unknown' | 'interrupted'
 
 export type EventType = 'started' | 'recovered' | 'unkeyed' | 'accepted' | 'replayed' | 'refused' | 'kept' | 'not_kept' | 'threw'
   | 'released' | 'parked'
@@ -105,7 +105,13 @@ export interface Driver { (): Promise<any> }
 export interface Guard {
   options: Options & Profile
   begin(request: IdempotentRequest): Promise<any>
-  run(request: IdempotentRequest, work: (begun: Begun) => Promise<IdempotentResponse>): Promise<IdempotentResponse>
+  /** Sets the request's body; a response where that is over bodyLimit. */
+  read(request: Omit<IdempotentRequest, 'body'>, body: (limit: number) => Buffer | Promise<Buffer>): Promise<IdempotentResponse | undefined>
+  /** whenGone calls its argument when the client has gone before it has the response. */
+  run(request: IdempotentRequest, work: (begun: Begun) => Promise<IdempotentResponse>,
+    whenGone?: (gone: () => void) => void): Promise<IdempotentResponse>
+  /** After `patience` the attempt is given up, unless its handler has ended. */
+  giveUpLater(begun: any): void
   /** The response of the status resource; undefined where the request is for another path. */
   status(request: IdempotentRequest): Promise<IdempotentResponse | undefined>
   /** Resolves when no work goes on behind a 202: for a process that is about to end. */

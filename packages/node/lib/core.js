@@ -2,6 +2,7 @@
 // The framework-neutral core. A request is { method, url, headers, body, source }, a response { status, headers, body }:
 // header names in lower case, bodies as Buffers, `source` whatever the framework calls its request.
 const { randomUUID } = require('node:crypto')
+const { BodyTooLarge } = require('./body.js')
 const { isPassing, reasonOf, Unauthenticated } = require('./errors.js')
 const { tell } = require('./events.js')
 const { fingerprint } = require('./fingerprint.js')
@@ -28,15 +29,36 @@ function idempotency(options) {
     patience: 30_000, bodyLimit: 16 << 20, pollAfter: 2, ...(options.profile ?? ietf), ...options }
   settings.header = settings.header.toLowerCase()
   const running = new Set()
-  const self = { options: settings, begin: (request) => begin(settings, request, running), run, status, idle }
+  const self = { options: settings, begin: (request) => begin(settings, request, running), read, run, giveUpLater, status, idle }
 
-  async function run(request, work) {
+  // Reads the body; returns a response where it is too large.
+  async function read(request, body) {
+    request.id = newId()
+    try {
+      request.body = await body(settings.bodyLimit)
+    } catch (error) {
+      if (!(error instanceof BodyTooLarge)) throw error
+      const response = refusal(settings, request, 'request_too_large')
+      return { ...response, headers: { ...response.headers, connection: 'close' } }
+    }
+  }
+
+  // whenGone calls its argument when the client has gone before it has the response.
+  async function run(request, work, whenGone = () => {}) {
     const begun = await self.begin(request)
     if (begun.response) return begun.response
     const done = perform(begun, work)
-    if (!begun.accepted) return done
-    done.catch(() => {})                                   // onEvent has been told
-    return begun.accepted
+    if (begun.accepted) {
+      done.catch(() => {})                                 // onEvent has been told
+      return begun.accepted
+    }
+    whenGone(() => giveUpLater(begun))
+    return done
+  }
+
+  // The handler may go on for a while, because its work is of use to the retry. One that never ends must not keep its transaction.
+  function giveUpLater(begun) {
+    setTimeout(() => begun.abandon(new Error('the client is gone and the handler did not end')), settings.patience).unref()
   }
 
   // The response of the status resource that a 202 named; undefined for any other request.
@@ -69,7 +91,7 @@ const newId = () => `req_${randomUUID().replaceAll('-', '')}`
 
 // Returns { response } where the request is answered already, and else what the handler works with.
 async function begin(settings, request, running) {
-  request.id = newId()
+  request.id ??= newId()
   const { key, problem } = settings.key(request)
   request.key = key
   if (problem) return { response: refusal(settings, request, problem) }
@@ -176,8 +198,14 @@ function inOneTransaction({ settings, request, call, connection, attempt, refuse
     tell(settings, request, 'threw', { error })
     throw error
   }
+  async function abandon(error) {
+    if (!open) return
+    close()
+    await rollBack(connection, error)
+    tell(settings, request, 'threw', { error })
+  }
   const note = (error) => { if (isPassing(error)) connection.error = error }
-  return { db: connection.handle, attempt, settle, fail, note, abandon: async (error) => { close(); await rollBack(connection, error) } }
+  return { db: connection.handle, attempt, settle, fail, note, abandon }
 }
 
 // True, false, or an interval: how long.

@@ -57,8 +57,11 @@ async function leased(context, isKept, keptHeaders) {
   const park = (error) => inTransaction((db) => db.query('SELECT idempotent_park($1, $2, $3, $4)',
     [scope, key, attempt.attempt, error.message || 'unknown outcome']))
 
+  let open = true
+
   // The response and the effects of `save` commit together with the key.
   async function settle(response, save = async () => {}) {
+    open = false
     if (failure && response.status >= 500) return giveUp(failure, response)
     const kept = keyed && isKept(settings, response)
     try {
@@ -78,6 +81,7 @@ async function leased(context, isKept, keptHeaders) {
   }
 
   async function fail(error) {
+    open = false
     const response = await giveUp(error)
     if (response) return response
     throw error
@@ -92,7 +96,12 @@ async function leased(context, isKept, keptHeaders) {
     if (isPassing(error) || reasonOf(error) !== 'failed') return refuse(error)
     return response && settings.decorate(request, response, { kept: false, replayed: false })
   }
-  return { attempt, step, settle, fail, abandon: giveUp, note() {} }
+  async function abandon(error) {
+    if (!open) return
+    open = false
+    await giveUp(error)
+  }
+  return { attempt, step, settle, fail, abandon, note() {} }
 }
 
 module.exports = { leased, UnknownOutcome }

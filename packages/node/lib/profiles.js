@@ -40,6 +40,7 @@ const PROBLEMS = {
   unavailable: [503, 'The request could not be completed', 'Retry with the same Idempotency-Key.'],
   failed: [500, 'The request could not be completed', 'Nothing was done. The service has to be corrected before a retry can succeed.'],
   response_too_large: [500, 'The response is too large to be kept', 'Nothing was done. The service has to be corrected before a retry can succeed.'],
+  request_too_large: [413, 'The request is too large', 'Nothing was done.'],
   unauthenticated: [401, 'The request does not say whose key this is', 'Authenticate and send the request again with the same Idempotency-Key.'],
 }
 
@@ -90,6 +91,7 @@ const stripe = {
       unavailable: [503, api('The request could not be completed. Retry it with the same idempotency key.')],
       failed: [500, api('The request could not be completed, and nothing was done.')],
       response_too_large: [500, api('The response is too large to be kept, and nothing was done.')],
+      request_too_large: [413, { type: 'invalid_request_error', message: 'The request is too large.' }],
       unauthenticated: [401, { type: 'invalid_request_error', message: 'The request does not say whose key this is.' }],
     }[reason]
     const headers = { 'content-type': 'application/json', ...(isPassing(reason) ? retryAfter(about) : {}) }
@@ -132,6 +134,7 @@ const toss = {
       unavailable: [503, 'FAILED_INTERNAL_SYSTEM_PROCESSING', 'The request could not be completed. Retry it with the same key.'],
       failed: [500, 'FAILED_INTERNAL_SYSTEM_PROCESSING', 'The request could not be completed, and nothing was done.'],
       response_too_large: [500, 'FAILED_INTERNAL_SYSTEM_PROCESSING', 'The response is too large to be kept, and nothing was done.'],
+      request_too_large: [413, 'INVALID_REQUEST', 'The request is too large.'],
       unauthenticated: [401, 'UNAUTHORIZED_KEY', 'The request does not say whose key this is.'],
     }[reason]
     const headers = { 'content-type': 'application/json', ...(isPassing(reason) ? retryAfter(about) : {}) }

@@ -369,6 +369,33 @@ def unusable(framework):
         check(f"{framework}: read-only", [service.send(key, {"reference": key})[0], stored(key)], [503, 0])
 
 
+def control(*arguments):
+    subprocess.run(["pg_ctl", "-s", "-w", *arguments], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def stopped(framework):
+    """The server is stopped while the handler works, and started again."""
+    global DB
+    key, reference = str(uuid.uuid4()), str(uuid.uuid4())
+    body, answers = {"reference": reference, "do": "wait"}, []
+    with Running(framework) as service:
+        holder = psycopg.connect("")
+        holder.execute("SELECT pg_advisory_xact_lock(4711)")
+        thread = threading.Thread(target=lambda: answers.append(service.send(key, body)))
+        thread.start()
+        wait_for(BUSY)
+        control("stop", "-m", "immediate")
+        try:
+            thread.join()
+            meanwhile = service.send(key, body)
+        finally:
+            control("start", "-l", os.path.join(os.environ["SCRATCH"], "restarted.log"))
+            DB = psycopg.connect("", autocommit=True)
+        check(f"{framework}: a server that is stopped at work", [answers[0][0], meanwhile[0], meanwhile[1].get("retry-after")], [503, 503, "1"])
+        check(f"{framework}: once it runs again the retry does the work once",
+              [[service.send(key, body)[0] for _ in range(2)], count(reference)], [[201, 201], 1])
+
+
 def profiles(framework):
     with Running(framework, "stripe") as service:
         key = str(uuid.uuid4())
@@ -546,6 +573,7 @@ for framework in FRAMEWORKS:
 for framework in FRAMEWORKS:
     crashes(framework)
     client_gone(framework)
+    stopped(framework)
     steps(framework)
     later(framework)
 going_on()
