@@ -16,7 +16,7 @@ BIN=$("${PG_CONFIG:-pg_config}" --bindir) || exit 1
 unset "${!PG@}"
 PG_CONFIG=$BIN/pg_config
 
-PASSED=0 FAILED=0 PLANNED=
+PASSED=0 FAILED=0 LEFT_OUT=0 PLANNED=
 PIDS=()
 BASE=$(mktemp -d /tmp/idempotency-check.XXXXXX) || exit 1
 
@@ -30,7 +30,9 @@ conclude() {
 	rm -rf "$BASE"
 	[ "$PLANNED" != skipped ] || { printf 'skipped: %s\n' "$SKIPPED"; exit 0; }
 	[ -n "$PLANNED" ] || FAILED=$((FAILED + 1))
-	printf '\n%d passed, %d failed\n' "$PASSED" "$FAILED"
+	printf '\n%d passed, %d failed' "$PASSED" "$FAILED"
+	[ "$LEFT_OUT" = 0 ] || printf ', %d skipped' "$LEFT_OUT"
+	echo
 	[ "$status" -le 128 ] || exit "$status"		# a signal's
 	if [ "$FAILED" = 0 ] && [ "$PASSED" -gt 0 ]; then exit 0; else exit 1; fi
 }
@@ -54,6 +56,9 @@ done_testing() { PLANNED=yes; exit; }
 
 # The whole check, said plainly.
 skip() { PLANNED=skipped SKIPPED=$1; exit 0; }
+
+# A part of it.
+leave_out() { LEFT_OUT=$((LEFT_OUT + 1)); printf 'SKIPPED %s\n' "$1"; }
 
 # A prerequisite is no assertion: what cannot be tested has not passed.
 need() {	# command or file, Debian package that has it
@@ -125,16 +130,29 @@ copy_examples() {
 npm_install() {	# name of an example; the working directory is there afterwards
 	need node nodejs
 	need npm npm
-	# Debian 12's own is too old for what npm has of these clients.
-	[ "$(node -p 'parseInt(process.versions.node)')" -ge 20 ] || skip "needs Node 20 or later, and this is $(node --version)"
-	[ -n "${EXAMPLES-}" ] || copy_examples
-	cd "$EXAMPLES/$1" || exit 1
 	# Where there is a home to keep a cache in, several examples share what they download.
 	[ -w "${HOME-/}" ] || export HOME=$BASE
-	# A cached list of versions may be older than the lock file.
+	# Debian 12's own is too old for what npm has of these clients. npm has Node itself, too.
+	[ "$(node -p 'parseInt(process.versions.node)')" -ge 20 ] || newer_node
+	[ -n "${EXAMPLES-}" ] || copy_examples
+	cd "$EXAMPLES/$1" || exit 1
+	npm_ci || { printf 'npm could not install the packages of examples/%s\n' "$1"; exit 1; }
+}
+
+# A cached list of versions may be older than the lock file.
+npm_ci() {
 	npm ci --prefer-offline --no-audit --no-fund --no-update-notifier --loglevel=error 2>/dev/null ||
-		npm ci --prefer-online --no-audit --no-fund --no-update-notifier --loglevel=error ||
-		{ printf 'npm could not install the packages of examples/%s\n' "$1"; exit 1; }
+		npm ci --prefer-online --no-audit --no-fund --no-update-notifier --loglevel=error
+}
+
+newer_node() {
+	local bin
+	mkdir "$BASE/newer-node" && cp "$TOP"/test/newer-node/package*.json "$BASE/newer-node" && (cd "$BASE/newer-node" && npm_ci) || exit 1
+	for bin in "$BASE"/newer-node/node_modules/node-linux-*/bin; do
+		[ ! -x "$bin/node" ] || export PATH=$bin:$PATH
+	done
+	[ "$(node -p 'parseInt(process.versions.node)')" -ge 20 ] || skip "needs Node 20 or later, and npm has none for $(uname -m)"
+	printf '(Node %s from npm)\n' "$(node --version)"
 }
 
 # Pack packages/node, in a copy because packing writes into the folder, and install it in the working directory from the
