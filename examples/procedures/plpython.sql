@@ -15,10 +15,10 @@ def query(text, types, *values):
     return plpy.execute(plpy.prepare(text, types), list(values))
 
 def finish(response, status):
-    return query("SELECT idempotent_finish('book_seat', $1, $2, $3) AS response", ["text", "jsonb", "integer"],
+    return query("SELECT idempotent_finish(session_user || ' book_seat', $1, $2, $3) AS response", ["text", "jsonb", "integer"],
                  key, json.dumps(response), status)[0]["response"]
 
-attempt = query("SELECT * FROM idempotent_begin('book_seat', $1, request => $2)", ["text", "jsonb"],
+attempt = query("SELECT * FROM idempotent_begin(session_user || ' book_seat', $1, request => $2)", ["text", "jsonb"],
                 key, json.dumps({"seat": seat, "passenger": passenger}))[0]
 if attempt["replayed"]:
     return attempt["response"]
