@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { readdirSync, writeFileSync } from 'node:fs'
+import { readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { createRequire } from 'node:module'
 import { dirname } from 'node:path'
@@ -148,6 +148,17 @@ test('a handler that swallowed a failed statement is not answered as if it had w
   })
   assert.equal(res.status, 500)
   assert.equal((await guard().run(req, async () => created())).headers['idempotency-replayed'], undefined)
+})
+
+test('the status of each SQLSTATE, and Retry-After where a retry may help', async () => {
+  for (const [code, status] of Object.entries(JSON.parse(readFileSync('sqlstates.json')))) {
+    const connect = async () => ({ release() {}, query: async (text) => {
+      if (text.includes('idempotent_try_begin')) throw Object.assign(new Error('expected by the test'), { code })
+      return []
+    } })
+    const res = await guard({ connect }).run(request(), async () => assert.fail('ran'))
+    assert.deepEqual([code, res.status, res.headers['retry-after']], [code, status, status === 409 || status === 503 ? '1' : undefined])
+  }
 })
 
 test('an error that the handler throws is thrown on, and nothing is kept', async () => {

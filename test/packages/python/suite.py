@@ -548,6 +548,21 @@ def client_alone():
     check("client: a kept 500 is not repeated", through([(500, {"Stripe-Should-Retry": "false"}, b"")])[0].state, "done")
 
 
+def sqlstates():
+    """The status of each SQLSTATE, and Retry-After where a retry may help. packages/node passes the same table."""
+    sys.path.insert(0, os.environ["SITE"])
+    from idempotency_postgres.core import problem_of
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "sqlstates.json")) as file:
+        wanted = json.load(file)
+    got = {}
+    for state in wanted:
+        error = Exception("expected by the test")
+        error.sqlstate = state
+        about = problem_of(error)
+        got[state] = about.status if (about.retry_after is None) == (about.status not in (409, 503)) else f"Retry-After {about.retry_after}"
+    check("the status of each SQLSTATE", got, wanted)
+
+
 def going_on():
     """What a process does with work behind a 202 when it is about to end."""
     sys.path.insert(0, os.environ["SITE"])
@@ -577,6 +592,7 @@ for framework in FRAMEWORKS:
     steps(framework)
     later(framework)
 going_on()
+sqlstates()
 events("starlette-asyncpg")
 refusals("flask-psycopg2")
 profiles("starlette-asyncpg")

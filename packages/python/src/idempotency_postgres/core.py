@@ -207,7 +207,8 @@ _STATES = {
     "IK400": "invalid", "IK409": "in_progress", "55P03": "in_progress", "IK410": "unavailable", "IK412": "expired",
     "IK413": "response_too_large", "IK422": "mismatch", "IK423": "parked", "IK500": "failed", "0A000": "failed",
 }
-_PASSING = ("08", "25", "40", "53", "57", "58")
+# These classes may succeed on a retry: connection, rollback, resources, lock, operator, system, foreign server, internal.
+_PASSING = re.compile(r"(08|40|53|55|57|58|F0|HV|XX)|25006|25P03")
 _JSON_STATES = frozenset({"22P02", "22P05", "22003", "54001"})
 _DRIVERS = frozenset({"psycopg", "psycopg2", "psycopg_pool", "asyncpg", "sqlalchemy", "django"})
 
@@ -217,7 +218,7 @@ def is_passing(error: Optional[BaseException]) -> bool:
     seen = 0
     state = sqlstate(error)
     if state is not None:
-        return state == "55P03" or state[:2] in _PASSING
+        return _PASSING.match(state) is not None
     while error is not None and seen < 8:
         name = type(error).__name__
         if type(error).__module__.partition(".")[0] in _DRIVERS and name in (
