@@ -228,6 +228,16 @@ test('lease: a step that was recorded is not called again, and its key is the sa
   assert.equal((await work(true)).headers['idempotency-replayed'], 'true')
 })
 
+test('lease: a step that fails may say when the next attempt is due', async () => {
+  const leased = guard({ lease: '60s' })
+  const req = request()
+  const later = Object.assign(new Error('closed'), { retryAfter: '1 hour' })
+  await assert.rejects(leased.run(req, ({ step }) => step('charge', async () => { throw later })), /closed/)
+  const res = await leased.run(req, async () => assert.fail('ran'))
+  assert.equal(res.status, 409)
+  assert.ok(Number(res.headers['retry-after']) > 3000)
+})
+
 test('lease: without a key each step is called once, under a key of its own, and what it saves commits', async () => {
   const leased = guard({ lease: '60s', required: false })
   const { 'idempotency-key': none, ...headers } = request().headers

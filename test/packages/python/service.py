@@ -119,6 +119,10 @@ def outside(name, given):
             if what.endswith("killed once"):
                 die()
             raise RuntimeError("the carrier is down")
+        if name == "ship" and what == "step fails until later":
+            error = RuntimeError("the carrier is closed")
+            error.retry_after = "1 hour"
+            raise error
         if name == "ship" and what in ("step is unknown", "step is unknown and caught"):
             raise UnknownOutcome("no reply")
         return {"done": name}

@@ -187,6 +187,10 @@ def steps(framework):
             if codes[-1] == 201:
                 check(f"{framework}: lease, {what or 'all goes well'}, the steps' results and the replay",
                       [json.loads(said[-2][2]), said[-1][1].get("idempotency-replayed")], [[{"done": "charge"}, {"done": "ship"}], "true"])
+        key, reference = new(), new()
+        said = [service.send(key, {"reference": reference, "do": "step fails until later"}) for _ in range(2)]
+        check(f"{framework}: lease, a step that fails may say when the next attempt is due",
+              [said[0][0], said[1][0], int(said[1][1].get("retry-after", 0)) > 3000], [500, 409, True])
     key, reference = new(), new()
     body = {"reference": reference, "do": "step is killed once"}
     with Running(framework, LEASE="1s") as service:
@@ -433,7 +437,7 @@ class Lossy:
     def __init__(self, port):
         self.server = socket.create_server(("127.0.0.1", 0))
         self.port = self.server.getsockname()[1]
-        self.target, self.lost, self.turn = port, 0, 0
+        self.target, self.lost, self.turn, self.loses = port, 0, 0, True
         threading.Thread(target=self.serve, daemon=True).start()
 
     def serve(self):
@@ -455,7 +459,7 @@ class Lossy:
             service.sendall(b"\r\n".join(lines + [b"Connection: close"]) + b"\r\n\r\n" + body)
             reply = b"".join(iter(lambda: service.recv(65536), b""))
             self.turn += 1
-            if self.turn % 2:
+            if self.loses and self.turn % 2:
                 self.lost += 1
                 return
             client.sendall(reply)
@@ -479,6 +483,13 @@ def official_client(framework):
                   [bool(charge.last_response.idempotency_key), charge.last_response.request_id[:4]], [True, "req_"])
         check(f"{framework}: stripe-python through a lossy line, each charge once",
               [len(set(numbers)), [count(reference) for reference in references], line.lost], [3, [1, 1, 1], 3])
+        line.loses, before = False, line.turn
+        try:
+            stripe.Charge.create(amount=5, currency="eur", do="500 once")
+        except stripe.error.APIError if hasattr(stripe, "error") else stripe.APIError as error:
+            check(f"{framework}: stripe-python does not repeat a kept 500", [error.http_status, line.turn - before], [500, 1])
+        else:
+            check(f"{framework}: stripe-python does not repeat a kept 500", "succeeded", "failed")
 
 
 def Accounted():
