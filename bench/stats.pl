@@ -36,8 +36,13 @@ my %label = (
 	dbos => 'DBOS',
 	node_idempotency => 'node-idempotency',
 	powertools => 'Powertools over Redis',
+	http_none => 'no protection',
+	http_package => 'idempotency-postgres',
+	http_three_transactions => 'three transactions',
+	http_express_idempotency => 'express-idempotency over PostgreSQL',
 );
-my %ours = map { $_ => 1 } qw(idempotency idempotency_trips idempotency_procedure idempotency_call call replay replay_value);
+my %ours = map { $_ => 1 } qw(idempotency idempotency_trips idempotency_procedure idempotency_call call replay replay_value
+	http_package);
 
 sub label { my $name = shift; return $label{$name} // $name }
 sub strong { my $name = shift; return $ours{$name} ? '**' . label($name) . '**' : label($name) }

@@ -20,42 +20,42 @@ measure_libraries() {
 	awk -v to="$FIGURES/libraries" '{ file = to "." $1; $1 = ""; print >file }' "$WORK/libraries"
 	say "Node $(node --version), one process for each contender, $clients requests at a time, $short s a turn. Who they are, how each was given its" \
 		'best, and what it does not guarantee is told in [libraries/README.md](libraries/README.md).' '' 'First requests:' ''
-	libraries_table first
+	libraries_table libraries.first
 	say '' 'Replays:' ''
-	libraries_table replay
-	libraries_storm
-	libraries_left_out
+	libraries_table libraries.replay
+	libraries_storm libraries.storm
+	libraries_left_out libraries.err
 }
 
-libraries_table() {	# measure
+libraries_table() {	# turns
 	# shellcheck disable=SC2046	# a word for each
-	tps_table "libraries.$1" $(libraries_bases "$FIGURES/libraries.$1")
+	tps_table "$1" $(libraries_bases "$FIGURES/$1")
 }
 
 # A hundred callers; without protection each of them does the work.
-libraries_storm() {
+libraries_storm() {	# turns
 	say '' 'A storm of a hundred callers of one new key: until each has the response or was told to come again.' '' \
 		'| | ms | answered | told to come again | times that the work was done |' '|---|---:|---:|---:|---:|'
 	local name column names
-	mapfile -t names < <(awk '!seen[$2]++ { print $2 }' "$FIGURES/libraries.storm")
+	mapfile -t names < <(awk '!seen[$2]++ { print $2 }' "$FIGURES/$1")
 	for name in "${names[@]}"; do
 		printf '| %s |' "$(stats label "$name")"
 		for column in 3 4 5 6; do
-			printf ' %.0f |' "$(stats median "$FIGURES/libraries.storm" "$name" "$column")"
+			printf ' %.0f |' "$(stats median "$FIGURES/$1" "$name" "$column")"
 		done
 		echo
 	done
 }
 
-libraries_left_out() {
-	! grep -q 'is left out' "$WORK/libraries.err" ||
-		{ echo; grep 'is left out' "$WORK/libraries.err" | sed 's/^/- /'; }
+libraries_left_out() {	# what was said
+	! grep -q 'is left out' "$WORK/$1" ||
+		{ echo; grep 'is left out' "$WORK/$1" | sed 's/^/- /'; }
 }
 
 # Whom to compare with: the first of these that had turns.
 libraries_bases() {	# file of turns
 	local base
-	for base in bare none idempotency; do
+	for base in bare none idempotency http_none http_package; do
 		! grep -q "^ *[0-9]* $base " "$1" || { echo "$base"; return; }
 	done
 }

@@ -13,7 +13,7 @@ import time
 import psycopg
 from psycopg.rows import namedtuple_row
 
-SCOPE = "inbox"
+SCOPE = "warehouse inbox"   # whose message ids they are: another producer may use the same
 RETENTION = "14 days"       # longer than the broker may deliver a message again
 MAX_FAILURES = 5
 

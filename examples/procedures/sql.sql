@@ -16,7 +16,7 @@ $$;
 CREATE FUNCTION subscribe(key text, email text) RETURNS jsonb
 LANGUAGE sql VOLATILE AS $$
 	SELECT CASE WHEN attempt.replayed THEN attempt.response
-				ELSE idempotent_finish('subscribe', key, subscribe_once(email), 201)
+				ELSE idempotent_finish(session_user || ' subscribe', key, subscribe_once(email), 201)
 		   END
-	FROM idempotent_begin('subscribe', key, request => jsonb_build_object('email', email)) attempt
+	FROM idempotent_begin(session_user || ' subscribe', key, request => jsonb_build_object('email', email)) attempt
 $$;

@@ -9,6 +9,7 @@ export interface IdempotentRequest<Source = any> {
   /** The framework's own request. */
   source: Source
   id?: string
+  key?: string
 }
 
 export interface IdempotentResponse {
@@ -33,11 +34,17 @@ export interface Begun<Db = any> {
   step<T>(name: string, call: (key: string) => Promise<T>, save?: (db: Db, result: T) => Promise<unknown>): Promise<T>
 }
 
-export type Reason = 'missing' | 'invalid' | 'mismatch' | 'in_progress' | 'expired' | 'parked' | 'unavailable' | 'failed' | 'unknown' | 'interrupted'
+export type Reason = 'missing' | 'invalid' | 'mismatch' | 'in_progress' | 'expired' | 'parked' | 'unavailable' | 'failed'
+  | 'request_too_large' | 'response_too_large' | 'unauthenticated' | 'unknown' | 'interrupted'
 
+export type EventType = 'started' | 'recovered' | 'unkeyed' | 'accepted' | 'replayed' | 'refused' | 'kept' | 'not_kept' | 'threw'
+  | 'released' | 'parked'
+
+/** packages/python has the same. `kept` and `not_kept` come once the transaction has ended. */
 export interface Event {
-  type: 'started' | 'recovered' | 'unkeyed' | 'replayed' | 'refused' | 'kept' | 'not_kept' | 'threw' | 'released' | 'parked'
+  type: EventType
   request: IdempotentRequest
+  key?: string
   status?: number
   reason?: Reason
   error?: unknown
@@ -45,6 +52,7 @@ export interface Event {
 
 export interface Profile {
   name?: string
+  methods?: string[]
   required: boolean
   maxKeyLength: number
   /** ietf: whether a key without quotes is accepted. */
@@ -71,7 +79,7 @@ export interface Options extends Partial<Profile> {
   profile?: Profile
   /** Default: Idempotency-Key. */
   header?: string
-  /** Default: POST, PATCH, PUT and DELETE. Other requests go by. */
+  /** Default: POST and PATCH. Other requests go by. */
   methods?: string[]
   /** An interval: work with outside calls, whose claim is committed before the handler runs. */
   lease?: string
@@ -97,7 +105,13 @@ export interface Driver { (): Promise<any> }
 export interface Guard {
   options: Options & Profile
   begin(request: IdempotentRequest): Promise<any>
-  run(request: IdempotentRequest, work: (begun: Begun) => Promise<IdempotentResponse>): Promise<IdempotentResponse>
+  /** Sets the request's body; a response where that is over bodyLimit. */
+  read(request: Omit<IdempotentRequest, 'body'>, body: (limit: number) => Buffer | Promise<Buffer>): Promise<IdempotentResponse | undefined>
+  /** whenGone calls its argument when the client has gone before it has the response. */
+  run(request: IdempotentRequest, work: (begun: Begun) => Promise<IdempotentResponse>,
+    whenGone?: (gone: () => void) => void): Promise<IdempotentResponse>
+  /** After `patience` the attempt is given up, unless its handler has ended. */
+  giveUpLater(begun: any): void
   /** The response of the status resource; undefined where the request is for another path. */
   status(request: IdempotentRequest): Promise<IdempotentResponse | undefined>
   /** Resolves when no work goes on behind a 202: for a process that is about to end. */

@@ -1,5 +1,5 @@
 'use strict'
-const { keepRawBody, rawBody, bytesOf } = require('./body.js')
+const { keepRawBody, rawBody, readAll, bytesOf } = require('./body.js')
 const { detach } = require('./later.js')
 
 const applies = (guard, method) => guard.options.methods.includes(method)
@@ -13,15 +13,23 @@ function express(guard) {
   }
 }
 
-const asked = (req, body) => ({ method: req.method, url: req.originalUrl ?? req.url, headers: req.headers, body, source: req })
+const asked = (req) => ({ method: req.method, url: req.originalUrl ?? req.url, headers: req.headers, source: req })
+
+function whenGone(res, gone) {
+  if (res.destroyed) return gone()                         // while the key was being begun
+  res.once('close', () => { if (!res.writableFinished) gone() })
+}
 
 async function protect(guard, req, res, next) {
-  const body = await rawBody(req, guard.options.bodyLimit)
-  parseUnlessParsed(req, body)
-  const begun = await guard.begin(asked(req, body))
+  const request = asked(req)
+  const refused = await guard.read(request, (limit) => rawBody(req, limit))
+  if (refused) return send(res, refused)
+  parseUnlessParsed(req, request.body)
+  const begun = await guard.begin(request)
   if (begun.response) return send(res, begun.response)
   if (begun.accepted) answerNow(res, begun.accepted)
-  hold(res, begun, guard.options.patience, next)
+  hold(res, begun, next)
+  if (!begun.accepted) whenGone(res, () => guard.giveUpLater(begun))
   req.db = begun.db
   req.idempotent = begun
   next()
@@ -54,9 +62,8 @@ function answerNow(res, response) {
   detach(res)
 }
 
-// Hold back what the handler sends until it can be settled in one piece. When the client goes away the handler may go on,
-// because its work is of use to the retry; a handler that never ends is given up after `patience` milliseconds.
-function hold(res, begun, patience, next) {
+// Hold back what the handler sends until it can be settled in one piece.
+function hold(res, begun, next) {
   const { write, end, writeHead, flushHeaders } = res
   const chunks = []
   let open = true
@@ -93,17 +100,6 @@ function hold(res, begun, patience, next) {
     }
     return res
   }
-  const leave = () => {
-    if (!open) return
-    setTimeout(() => {
-      if (!open) return
-      open = false
-      begun.abandon(new Error('the client is gone and the handler did not end'))
-    }, patience).unref()
-  }
-  if (begun.accepted) return                               // nobody waits
-  if (res.destroyed) leave()                               // the client went while the key was being begun
-  else res.once('close', leave)
 }
 
 const chunked = (list) => list.every(Array.isArray) ? list
@@ -117,9 +113,10 @@ function koa(guard) {
       return response ? sendByKoa(ctx, response) : next()
     }
     ctx.req.rawBody ??= ctx.request.rawBody
-    const body = await rawBody(ctx.req, guard.options.bodyLimit)
-    const request = { method: ctx.method, url: ctx.originalUrl, headers: ctx.headers, body, source: ctx }
-    ctx.request.rawBody ??= body
+    const request = { method: ctx.method, url: ctx.originalUrl, headers: ctx.headers, source: ctx }
+    const refused = await guard.read(request, (limit) => rawBody(ctx.req, limit))
+    if (refused) return sendByKoa(ctx, refused)
+    ctx.request.rawBody ??= request.body
     const response = await guard.run(request, async (begun) => {
       ctx.state.db = begun.db
       ctx.state.idempotent = begun
@@ -131,7 +128,7 @@ function koa(guard) {
       await next()
       const sent = await bytesOf(ctx.body)
       return { status: ctx.status, headers: { ...ctx.response.headers }, body: sent }
-    })
+    }, (gone) => whenGone(ctx.res, gone))
     if (ctx.respond !== false) sendByKoa(ctx, response)
   }
 }
@@ -155,7 +152,8 @@ function fetchHandler(guard, handler) {
       const status = await guard.status(request)
       return status ? fetchResponse(status) : handler(incoming, {}, ...rest)
     }
-    request.body = Buffer.from(await incoming.arrayBuffer())
+    const refused = await guard.read(request, (limit) => incoming.body ? readAll(incoming.body, limit) : Buffer.alloc(0))
+    if (refused) return fetchResponse(refused)
     const copy = new Request(incoming.url, { method: incoming.method, headers: incoming.headers,
       body: request.body.length > 0 ? request.body : undefined, signal: incoming.signal })
     const response = await guard.run(request, async (begun) => {
@@ -163,9 +161,14 @@ function fetchHandler(guard, handler) {
       const cookies = answer.headers.getSetCookie?.() ?? []
       return { status: answer.status, body: Buffer.from(await answer.arrayBuffer()),
         headers: { ...Object.fromEntries(answer.headers), ...(cookies.length > 0 ? { 'set-cookie': cookies } : {}) } }
-    })
+    }, (gone) => whenAborted(incoming.signal, gone))
     return fetchResponse(response)
   }
+}
+
+function whenAborted(signal, gone) {
+  if (signal?.aborted) gone()
+  else signal?.addEventListener('abort', gone, { once: true })
 }
 
 const fetchResponse = ({ status, headers, body }) => new Response(body.length > 0 ? body : null, { status, headers: pairs(headers) })
@@ -173,4 +176,4 @@ const fetchResponse = ({ status, headers, body }) => new Response(body.length > 
 const pairs = (headers) => Object.entries(headers).filter(([name]) => name !== 'content-length')
   .flatMap(([name, value]) => [value].flat().map((one) => [name, String(one)]))
 
-module.exports = { express, koa, fetchHandler, keepRawBody, answerNow, applies }
+module.exports = { express, koa, fetchHandler, keepRawBody, answerNow, applies, whenGone }

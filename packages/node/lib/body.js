@@ -19,12 +19,17 @@ async function rawBody(req, limit) {
   return req.rawBody = await readAll(req, limit)
 }
 
+class BodyTooLarge extends Error {}
+
+// A request is not destroyed at the limit: its connection has to bring the response.
+const partsOf = (stream) => stream.iterator?.({ destroyOnReturn: false }) ?? stream.values?.({ preventCancel: true }) ?? stream
+
 async function readAll(stream, limit = Infinity) {
   const chunks = []
   let size = 0
-  for await (const chunk of stream) {
+  for await (const chunk of partsOf(stream)) {
     const bytes = Buffer.from(chunk)
-    if ((size += bytes.length) > limit) throw Object.assign(new Error('The body is too large.'), { status: 413, statusCode: 413 })
+    if ((size += bytes.length) > limit) throw new BodyTooLarge('The body is too large.')
     chunks.push(bytes)
   }
   return Buffer.concat(chunks)
@@ -39,4 +44,4 @@ async function bytesOf(body) {
   return Buffer.from(JSON.stringify(body))
 }
 
-module.exports = { keepRawBody, rawBody, readAll, bytesOf }
+module.exports = { BodyTooLarge, keepRawBody, rawBody, readAll, bytesOf }

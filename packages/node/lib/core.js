@@ -2,7 +2,9 @@
 // The framework-neutral core. A request is { method, url, headers, body, source }, a response { status, headers, body }:
 // header names in lower case, bodies as Buffers, `source` whatever the framework calls its request.
 const { randomUUID } = require('node:crypto')
-const { isPassing, reasonOf } = require('./errors.js')
+const { BodyTooLarge } = require('./body.js')
+const { isPassing, reasonOf, Unauthenticated } = require('./errors.js')
+const { tell } = require('./events.js')
 const { fingerprint } = require('./fingerprint.js')
 const { ietf } = require('./profiles.js')
 const { leased, UnknownOutcome } = require('./lease.js')
@@ -23,19 +25,40 @@ function idempotency(options) {
   if (typeof options?.connect !== 'function') throw new TypeError('connect must be a driver: pgDriver(pool) or postgresDriver(sql)')
   if (typeof options.account !== 'function') throw new TypeError('account must be a function: keys of two accounts are two keys')
   if (options.status && !options.lease) throw new TypeError('status needs a lease: in one transaction nothing can be seen of work that goes on')
-  const settings = { header: 'Idempotency-Key', methods: ['POST', 'PATCH', 'PUT', 'DELETE'], compare: 'json', keepHeaders: [], onEvent() {},
+  const settings = { header: 'Idempotency-Key', methods: ['POST', 'PATCH'], compare: 'json', keepHeaders: [], onEvent() {},
     patience: 30_000, bodyLimit: 16 << 20, pollAfter: 2, ...(options.profile ?? ietf), ...options }
   settings.header = settings.header.toLowerCase()
   const running = new Set()
-  const self = { options: settings, begin: (request) => begin(settings, request, running), run, status, idle }
+  const self = { options: settings, begin: (request) => begin(settings, request, running), read, run, giveUpLater, status, idle }
 
-  async function run(request, work) {
+  // Reads the body; returns a response where it is too large.
+  async function read(request, body) {
+    request.id = newId()
+    try {
+      request.body = await body(settings.bodyLimit)
+    } catch (error) {
+      if (!(error instanceof BodyTooLarge)) throw error
+      const response = refusal(settings, request, 'request_too_large')
+      return { ...response, headers: { ...response.headers, connection: 'close' } }
+    }
+  }
+
+  // whenGone calls its argument when the client has gone before it has the response.
+  async function run(request, work, whenGone = () => {}) {
     const begun = await self.begin(request)
     if (begun.response) return begun.response
     const done = perform(begun, work)
-    if (!begun.accepted) return done
-    done.catch(() => {})                                   // onEvent has been told
-    return begun.accepted
+    if (begun.accepted) {
+      done.catch(() => {})                                 // onEvent has been told
+      return begun.accepted
+    }
+    whenGone(() => giveUpLater(begun))
+    return done
+  }
+
+  // The handler may go on for a while, because its work is of use to the retry. One that never ends must not keep its transaction.
+  function giveUpLater(begun) {
+    setTimeout(() => begun.abandon(new Error('the client is gone and the handler did not end')), settings.patience).unref()
   }
 
   // The response of the status resource that a 202 named; undefined for any other request.
@@ -68,8 +91,9 @@ const newId = () => `req_${randomUUID().replaceAll('-', '')}`
 
 // Returns { response } where the request is answered already, and else what the handler works with.
 async function begin(settings, request, running) {
-  request.id = newId()
+  request.id ??= newId()
   const { key, problem } = settings.key(request)
+  request.key = key
   if (problem) return { response: refusal(settings, request, problem) }
   let connection
   try {
@@ -83,7 +107,7 @@ async function begin(settings, request, running) {
       if (attempt.outcome === 'in_progress' && wantsLater(settings, request)) return { response: accepted(settings, request, key) }
       return { response: answered(settings, request, attempt) }
     }
-    settings.onEvent({ type: key === undefined ? 'unkeyed' : attempt.outcome, request })
+    tell(settings, request, key === undefined ? 'unkeyed' : attempt.outcome)
     const context = { settings, request, call, connection, attempt, refuse: (error) => refuseError(settings, request, error) }
     if (settings.lease) {
       const begun = await leased(context, isKept, keptHeaders)
@@ -115,7 +139,7 @@ function track(running, begun) {
 
 async function accountOf(settings, request) {
   const account = await settings.account(request.source)
-  if (account === undefined || account === null || account === '') throw new Error('account() returned nothing: keys would be shared among accounts')
+  if (account === undefined || account === null || account === '') throw new Unauthenticated('account() returned nothing: keys would be shared among accounts')
   return encodeURIComponent(account)
 }
 
@@ -156,7 +180,7 @@ function inOneTransaction({ settings, request, call, connection, attempt, refuse
       else if (!failed && call.key !== undefined) await connection.query('SELECT idempotent_release($1, $2)', [call.scope, call.key])
       await connection.query(failed && !kept ? 'ROLLBACK' : 'COMMIT')
       connection.release()
-      settings.onEvent({ type: kept ? 'kept' : 'not_kept', request, status: response.status })
+      tell(settings, request, kept ? 'kept' : 'not_kept', { status: response.status })
       return settings.decorate(request, response, { kept, replayed: false })
     } catch (error) {
       // Either nothing was committed, or the reply to COMMIT was lost. A retry finds out which.
@@ -171,11 +195,17 @@ function inOneTransaction({ settings, request, call, connection, attempt, refuse
     const { error: passing } = connection
     await rollBack(connection, error)
     if (passing || reasonOf(error) !== 'failed') return refuse(passing ?? error)
-    settings.onEvent({ type: 'threw', request, error })
+    tell(settings, request, 'threw', { error })
     throw error
   }
+  async function abandon(error) {
+    if (!open) return
+    close()
+    await rollBack(connection, error)
+    tell(settings, request, 'threw', { error })
+  }
   const note = (error) => { if (isPassing(error)) connection.error = error }
-  return { db: connection.handle, attempt, settle, fail, note, abandon: async (error) => { close(); await rollBack(connection, error) } }
+  return { db: connection.handle, attempt, settle, fail, note, abandon }
 }
 
 // True, false, or an interval: how long.
@@ -195,14 +225,15 @@ const finish = (settings, request, connection, { scope, key }, { status, headers
 
 function answered(settings, request, attempt) {
   if (!attempt.replayed) return refusal(settings, request, attempt.outcome, attempt)
-  settings.onEvent({ type: 'replayed', request, status: attempt.status })
+  tell(settings, request, 'replayed', { status: attempt.status })
   const response = { status: attempt.status, headers: { ...attempt.headers }, body: attempt.body ?? Buffer.alloc(0) }
   return settings.decorate(request, response, { kept: true, replayed: true })
 }
 
 function refusal(settings, request, reason, about = {}) {
-  settings.onEvent({ type: 'refused', reason, request, error: about instanceof Error ? about : undefined })
   const { status, headers = {}, body } = settings.refuse(reason, about)
+  const error = about instanceof Error && !(about instanceof Unauthenticated) ? about : undefined
+  tell(settings, request, 'refused', { status, reason, error })
   const response = { status, headers, body: Buffer.from(JSON.stringify(body)) }
   return settings.decorate(request, response, { kept: false, replayed: false, reason })
 }

@@ -31,13 +31,25 @@ function bound(target, name) {
   return typeof value === 'function' ? value.bind(target) : value
 }
 
+// The error that closed a connection is given by postgres.js to whom it opens the connection for again: nothing was sent.
+const reserve = (sql) => sql.reserve().catch((error) => error?.severity === 'FATAL' ? sql.reserve() : Promise.reject(error))
+
 /** For an `sql` of `postgres` (postgres.js). The handler gets a reserved `sql`. */
 function postgresDriver(sql) {
   return async function connect() {
-    const reserved = await sql.reserve()
+    const reserved = await reserve(sql)
+    // Where the connection has been closed, postgres.js would still send the statements: for ever, or to whom its place has gone.
+    let lost
+    const onexecute = (own) => {
+      own.onclose = (error) => { lost = error }
+      return true
+    }
     const connection = {
-      query: async (text, values = []) => [...await reserved.unsafe(text, values)],
-      release() { reserved.release() },
+      async query(text, values = []) {
+        if (lost) throw lost
+        return [...await reserved.unsafe(text, values, { onexecute })]
+      },
+      release() { if (!lost) reserved.release() },
     }
     const watch = (query) => {
       if (typeof query?.reject !== 'function') return query
@@ -46,8 +58,8 @@ function postgresDriver(sql) {
       return query
     }
     connection.handle = new Proxy(reserved, {
-      apply: (target, self, args) => watch(target(...args)),
-      get: (target, name) => name === 'unsafe' ? (...args) => watch(target.unsafe(...args)) : target[name],
+      apply: (target, self, args) => lost && args[0]?.raw ? Promise.reject(lost) : watch(target(...args)),
+      get: (target, name) => name === 'unsafe' ? (...args) => lost ? Promise.reject(lost) : watch(target.unsafe(...args)) : target[name],
     })
     return connection
   }

@@ -1,13 +1,13 @@
 'use strict'
 const { Readable } = require('node:stream')
 const { bytesOf, readAll } = require('./body.js')
-const { applies, answerNow } = require('./adapters.js')
+const { applies, answerNow, whenGone } = require('./adapters.js')
 
 /** A plugin for Fastify 5. It protects the routes of the context in which it is registered; they find request.db. */
 function fastify(guard) {
   async function plugin(app) {
     for (const name of ['db', 'rawBody', 'idempotent']) if (!app.hasRequestDecorator(name)) app.decorateRequest(name, null)
-    app.addHook('preParsing', (request, reply, payload) => keepBytes(guard, request, payload))
+    app.addHook('preParsing', (request, reply, payload) => keepBytes(guard, request, reply, payload))
     app.addHook('preHandler', (request, reply) => beginAttempt(guard, request, reply))
     app.addHook('onError', async (request, reply, error) => request.idempotent?.note(error))
     app.addHook('onSend', settle)
@@ -17,9 +17,12 @@ function fastify(guard) {
   return plugin
 }
 
-async function keepBytes(guard, request, payload) {
+async function keepBytes(guard, request, reply, payload) {
   if (!applies(guard, request.method)) return payload
-  request.rawBody = await readAll(payload, request.routeOptions.bodyLimit)
+  const asked = { method: request.method, headers: request.headers, source: request }
+  const refused = await guard.read(asked, (limit) => readAll(payload, Math.min(limit, request.routeOptions.bodyLimit)))
+  if (refused) return answer(reply, refused)
+  request.rawBody = asked.body
   const again = Readable.from([request.rawBody], { objectMode: false })
   again.receivedEncodedLength = request.rawBody.length
   return again
@@ -29,18 +32,17 @@ async function beginAttempt(guard, request, reply) {
   if (!applies(guard, request.method)) return
   const begun = await guard.begin({ method: request.method, url: request.originalUrl, headers: request.headers,
     body: request.rawBody ?? Buffer.alloc(0), source: request })
-  if (begun.response) {
-    const { status, headers, body } = begun.response
-    return reply.code(status).headers(headers).send(body)
-  }
+  if (begun.response) return answer(reply, begun.response)
   request.idempotent = begun
   request.db = begun.db
   if (begun.accepted) answerNow(reply.raw, begun.accepted)
+  else whenGone(reply.raw, () => guard.giveUpLater(begun))
 }
 
+const answer = (reply, { status, headers, body }) => reply.code(status).headers(headers).send(body)
+
 async function look(guard, request, reply) {
-  const { status, headers, body } = await guard.status({ method: request.method, url: request.originalUrl, headers: request.headers, source: request })
-  return reply.code(status).headers(headers).send(body)
+  return answer(reply, await guard.status({ method: request.method, url: request.originalUrl, headers: request.headers, source: request }))
 }
 
 async function settle(request, reply, payload) {

@@ -1,6 +1,7 @@
 'use strict'
 // Work whose client polls: 202 with a status resource, while the handler goes on under its lease.
 const { ServerResponse } = require('node:http')
+const { tell } = require('./events.js')
 
 // RFC 7240: Prefer is a list of preferences, and may come in several fields.
 const PREFERS = /(?:^|,)\s*respond-async\s*(?:[,;]|$)/i
@@ -23,6 +24,7 @@ function operationOf(name) {
 
 function accepted(settings, request, key) {
   const location = `${settings.status}/${nameOf(request, key)}`
+  tell(settings, request, 'accepted', { status: 202 })
   const headers = { location, ...(prefers(request) ? { 'preference-applied': 'respond-async' } : {}) }
   return settings.decorate(request, progress(settings, headers, {}), { kept: false, replayed: false })
 }
@@ -35,7 +37,7 @@ function progress(settings, headers, { checkpoint = null }) {
 /** The status resource: 202 while the work goes on, then the stored response; undefined for another path. */
 async function statusOf({ settings, request, answered, refusal, accountOf }) {
   const path = request.url.split('?')[0]
-  if (!settings.status || !path.startsWith(`${settings.status}/`)) return undefined
+  if (!settings.status || !['GET', 'HEAD'].includes(request.method) || !path.startsWith(`${settings.status}/`)) return undefined
   const operation = operationOf(path.slice(settings.status.length + 1))
   if (!operation) return refusal(settings, request, 'unknown')
   const scope = settings.scope({ ...request, method: operation.method, url: operation.url }, await accountOf(settings, request))

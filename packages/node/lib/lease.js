@@ -3,6 +3,7 @@
 // key and is recorded when it returns, so the attempt after a crash goes on behind the last recorded step.
 const { randomBytes } = require('node:crypto')
 const { reasonOf, isPassing } = require('./errors.js')
+const { tell } = require('./events.js')
 
 /** Thrown in a step: the other service may or may not have acted, and asking again under the same key would not be safe. */
 class UnknownOutcome extends Error {}
@@ -56,8 +57,11 @@ async function leased(context, isKept, keptHeaders) {
   const park = (error) => inTransaction((db) => db.query('SELECT idempotent_park($1, $2, $3, $4)',
     [scope, key, attempt.attempt, error.message || 'unknown outcome']))
 
+  let open = true
+
   // The response and the effects of `save` commit together with the key.
   async function settle(response, save = async () => {}) {
+    open = false
     if (failure && response.status >= 500) return giveUp(failure, response)
     const kept = keyed && isKept(settings, response)
     try {
@@ -72,11 +76,12 @@ async function leased(context, isKept, keptHeaders) {
     } catch (error) {
       return refuse(error)
     }
-    settings.onEvent({ type: kept ? 'kept' : 'not_kept', request, status: response.status })
+    tell(settings, request, kept ? 'kept' : 'not_kept', { status: response.status })
     return settings.decorate(request, response, { kept, replayed: false })
   }
 
   async function fail(error) {
+    open = false
     const response = await giveUp(error)
     if (response) return response
     throw error
@@ -86,12 +91,17 @@ async function leased(context, isKept, keptHeaders) {
   async function giveUp(error, response) {
     const unknown = error instanceof UnknownOutcome
     if (keyed) await (unknown ? park(error) : release(error)).catch(() => {})
-    settings.onEvent({ type: unknown ? 'parked' : 'released', request, error })
+    tell(settings, request, unknown ? 'parked' : 'released', { error })
     if (unknown) return refuse({ code: 'IK423' })
     if (isPassing(error) || reasonOf(error) !== 'failed') return refuse(error)
     return response && settings.decorate(request, response, { kept: false, replayed: false })
   }
-  return { attempt, step, settle, fail, abandon: giveUp, note() {} }
+  async function abandon(error) {
+    if (!open) return
+    open = false
+    await giveUp(error)
+  }
+  return { attempt, step, settle, fail, abandon, note() {} }
 }
 
 module.exports = { leased, UnknownOutcome }

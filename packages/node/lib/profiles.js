@@ -39,6 +39,9 @@ const PROBLEMS = {
   interrupted: [409, 'The work was interrupted', 'Send the request again with the same Idempotency-Key.'],
   unavailable: [503, 'The request could not be completed', 'Retry with the same Idempotency-Key.'],
   failed: [500, 'The request could not be completed', 'Nothing was done. The service has to be corrected before a retry can succeed.'],
+  response_too_large: [500, 'The response is too large to be kept', 'Nothing was done. The service has to be corrected before a retry can succeed.'],
+  request_too_large: [413, 'The request is too large', 'Nothing was done.'],
+  unauthenticated: [401, 'The request does not say whose key this is', 'Authenticate and send the request again with the same Idempotency-Key.'],
 }
 
 const ietf = {
@@ -69,7 +72,7 @@ const ietf = {
 // Stripe's API v1: optional, belongs to the account. The first response is kept whether it succeeded or failed, 500 included.
 // 503 is not kept: nothing has run.
 const stripe = {
-  name: 'stripe', required: false, maxKeyLength: 255, compare: 'json', retention: '24 hours',
+  name: 'stripe', methods: ['POST'], required: false, maxKeyLength: 255, compare: 'json', retention: '24 hours',
   key: plainKey,
   scope: (request, account) => `stripe ${account}`,
   keep: ({ status }) => status !== 503,
@@ -87,6 +90,9 @@ const stripe = {
       interrupted: [409, idempotency('The work was interrupted. Send the request again with the same idempotency key.')],
       unavailable: [503, api('The request could not be completed. Retry it with the same idempotency key.')],
       failed: [500, api('The request could not be completed, and nothing was done.')],
+      response_too_large: [500, api('The response is too large to be kept, and nothing was done.')],
+      request_too_large: [413, { type: 'invalid_request_error', message: 'The request is too large.' }],
+      unauthenticated: [401, { type: 'invalid_request_error', message: 'The request does not say whose key this is.' }],
     }[reason]
     const headers = { 'content-type': 'application/json', ...(isPassing(reason) ? retryAfter(about) : {}) }
     return { status, headers, body: { error } }
@@ -105,7 +111,7 @@ const stripe = {
 }
 
 // Stripe's API v2: a request that failed runs again under its key, and keys are kept for 30 days.
-const stripeV2 = { ...stripe, name: 'stripeV2', retention: '30 days', scope: (request, account) => `stripe-v2 ${account}`,
+const stripeV2 = { ...stripe, name: 'stripeV2', methods: ['POST', 'DELETE'], retention: '30 days', scope: (request, account) => `stripe-v2 ${account}`,
   keep: ({ status }) => status < 400 }
 
 // Toss Payments: optional, up to 300 characters (SET idempotency.max_key_length), 15 days, belongs to the API key, URL and
@@ -127,6 +133,9 @@ const toss = {
       interrupted: [409, 'INVALID_IDEMPOTENCY_KEY', 'The work was interrupted. Send the request again with the same key.'],
       unavailable: [503, 'FAILED_INTERNAL_SYSTEM_PROCESSING', 'The request could not be completed. Retry it with the same key.'],
       failed: [500, 'FAILED_INTERNAL_SYSTEM_PROCESSING', 'The request could not be completed, and nothing was done.'],
+      response_too_large: [500, 'FAILED_INTERNAL_SYSTEM_PROCESSING', 'The response is too large to be kept, and nothing was done.'],
+      request_too_large: [413, 'INVALID_REQUEST', 'The request is too large.'],
+      unauthenticated: [401, 'UNAUTHORIZED_KEY', 'The request does not say whose key this is.'],
     }[reason]
     const headers = { 'content-type': 'application/json', ...(isPassing(reason) ? retryAfter(about) : {}) }
     return { status, headers, body: { code, message } }

@@ -1,8 +1,10 @@
 // One payment service, written for each framework. What a request makes the handler do stands in its header X-Do.
 import 'reflect-metadata'
+import { randomUUID } from 'node:crypto'
 import { createServer } from 'node:http'
+import { Readable } from 'node:stream'
 import { gzipSync } from 'node:zlib'
-import { Controller, Module, Post, Req, Res } from '@nestjs/common'
+import { All, Controller, Module, Post, Req, Res } from '@nestjs/common'
 import { NestFactory } from '@nestjs/core'
 import { getRequestListener } from '@hono/node-server'
 import express5 from 'express'
@@ -34,6 +36,8 @@ async function act({ db, insert = pgInsert, run = pgRun, headers, body }) {
   const what = headers['x-do'] ?? 'pay'
   const key = headers['idempotency-key']
   if (what === 'limited' && once(key)) return { status: 429, headers: { 'retry-after': '1' }, body: 'slow down' }
+  if (what === 'hang') return new Promise(() => {})
+  if (what === 'throw') throw new Error('expected by the test')
   const id = await insert(db, headers['x-account'], JSON.stringify(body.length > 100 ? 'long' : body.toString()).replaceAll('\\u0000', ''))
   const json = (status, value, more = {}) => ({ status, headers: { 'content-type': 'application/json', ...more }, body: JSON.stringify(value) })
   switch (what) {
@@ -49,11 +53,16 @@ async function act({ db, insert = pgInsert, run = pgRun, headers, body }) {
     case 'other': return { status: 303, headers: { location: `/payments/${id}` }, body: '' }
     case 'accepted': return json(202, { id }, { location: `/status/${id}` })
     case 'empty': return { status: 204, headers: {}, body: '' }
-    case 'large': return { status: 200, headers: { 'content-type': 'application/octet-stream' }, body: Buffer.alloc(500_000, `${id} `) }
+    case 'chunks': return { status: 201, chunks: [Buffer.from('one, '), Buffer.from('two, '), Buffer.from('\xff', 'latin1')],
+      headers: { 'content-type': 'application/x-test', link: '</x>; rel=next', 'set-cookie': 'secret=1', 'x-run': randomUUID(),
+        'content-disposition': 'attachment', 'cache-control': 'no-store' } }
+    case 'commit': await run(db, 'COMMIT'); return json(201, { id })
+    case 'die': await Promise.resolve(run(db, 'SELECT pg_terminate_backend(pg_backend_pid())')).catch(() => {}); return json(201, { id })
+    case 'large': return { chunks: Array.from({ length: 10 }, () => Buffer.alloc(50_000, `${id} `)), status: 200, headers: { 'content-type': 'application/octet-stream' } }
     case 'oversize': return { status: 200, headers: { 'content-type': 'application/octet-stream' }, body: Buffer.alloc(2_000_000, 'x') }
     case 'cookie': return json(200, { id }, { 'set-cookie': 'a=1' })
     case 'block': await run(db, 'LOCK TABLE gate IN SHARE MODE'); return json(201, { id })
-    default: return json(201, { id })
+    default: return json(once(`${key} ${what}`) && Number(what.split(' ')[1]) || 201, { id })    // "status 401": the first time
   }
 }
 
@@ -62,10 +71,10 @@ const accountOf = (source) => source.get?.('x-account') ?? source.headers?.['x-a
 
 const nodeHandler = async (req, res, next) => {
   try {
-    const { status, headers, body } = await act({ db: req.db, headers: req.headers, body: req.rawBody ?? Buffer.alloc(0) })
+    const { status, headers, body, chunks = [] } = await act({ db: req.db, headers: req.headers, body: req.rawBody ?? Buffer.alloc(0) })
     res.writeHead(status, headers)
-    if (req.headers['x-do'] === 'large') for (let n = 0; n < body.length; n += 50_000) res.write(body.subarray(n, n + 50_000))
-    res.end(req.headers['x-do'] === 'large' ? undefined : body)
+    for (const chunk of chunks) res.write(chunk)
+    res.end(body)
   } catch (error) {
     next(error)
   }
@@ -76,20 +85,19 @@ const expressApp = (make) => (options) => {
   const protect = express(guard(options))
   app.use(make.json({ verify: keepRawBody }))
   app.use(protect)
-  app.post('/pay', nodeHandler)
-  app.post('/unparsed', nodeHandler)
+  for (const path of ['/pay', '/p%61y']) app.all(path, nodeHandler)
   app.use((error, req, res, next) => { res.status(error.status ?? 500).json({ error: 'internal' }) })
   return app
 }
 
 const fastifyApp = async (options) => {
-  const app = Fastify()
+  const app = Fastify({ bodyLimit: 16 << 20 })
   await app.register(fastify(guard(options)))
-  app.addContentTypeParser('text/plain', { parseAs: 'buffer' }, (request, body, done) => done(null, body))
-  app.post('/pay', async (request, reply) => {
-    const { status, headers, body } = await act({ db: request.db, headers: request.headers, body: request.rawBody })
-    return reply.code(status).headers(headers).send(body)
-  })
+  app.addContentTypeParser(['text/plain', 'application/octet-stream'], { parseAs: 'buffer' }, (request, body, done) => done(null, body))
+  for (const url of ['/pay', '/pay/', '/PAY']) app.route({ url, method: ['POST', 'PATCH'], handler: async (request, reply) => {
+    const { status, headers, body, chunks } = await act({ db: request.db, headers: request.headers, body: request.rawBody })
+    return reply.code(status).headers(headers).send(chunks ? Readable.from(chunks) : body)
+  } })
   await app.ready()
   return app.routing
 }
@@ -99,30 +107,37 @@ const koaApp = (options) => {
   app.silent = true
   app.use(koa(guard(options)))
   app.use(async (ctx) => {
-    const { status, headers, body } = await act({ db: ctx.state.db, headers: ctx.headers, body: ctx.request.rawBody })
-    ctx.body = body
+    const { status, headers, body, chunks } = await act({ db: ctx.state.db, headers: ctx.headers, body: ctx.request.rawBody })
+    ctx.body = chunks ? Readable.from(chunks) : body
     ctx.status = status
     ctx.set(headers)
   })
   return app.callback()
 }
 
+const streamOf = (chunks) => new ReadableStream({
+  start(controller) {
+    for (const chunk of chunks) controller.enqueue(chunk)
+    controller.close()
+  },
+})
+
 const honoApp = (options) => {
   const app = new Hono()
-  const pay = fetchHandler(guard({ connect: postgresDriver(sql), ...options }), async (request, { db }) => {
-    const { status, headers, body } = await act({ db, insert: sqlInsert, run: sqlRun, headers: Object.fromEntries(request.headers),
+  const pay = fetchHandler(guard({ connect: postgresDriver(sql), ...options, ...(options?.sql && { connect: postgresDriver(options.sql) }) }), async (request, { db }) => {
+    const { status, headers, body, chunks } = await act({ db, insert: sqlInsert, run: sqlRun, headers: Object.fromEntries(request.headers),
       body: Buffer.from(await request.arrayBuffer()) })
-    return new Response(status === 204 ? null : body, { status, headers })
+    return new Response(status === 204 ? null : chunks ? streamOf(chunks) : body, { status, headers })
   })
-  app.post('/pay', (c) => pay(c.req.raw))
+  for (const path of ['/pay', '/pay/', '/PAY', '/p%61y']) app.on(['POST', 'PATCH'], path, (c) => pay(c.req.raw))
   return getRequestListener(app.fetch, { overrideGlobalObjects: false })
 }
 
 // Decorators without a compiler.
 class Payments {
-  async pay(req, res) { await nodeHandler(req, res, (error) => res.status(500).json({ error: error.message })) }
+  async pay(req, res) { await nodeHandler(req, res, (error) => { throw error }) }
 }
-Reflect.decorate([Post('pay')], Payments.prototype, 'pay', Object.getOwnPropertyDescriptor(Payments.prototype, 'pay'))
+Reflect.decorate([All(['pay', 'p%61y'])], Payments.prototype, 'pay', Object.getOwnPropertyDescriptor(Payments.prototype, 'pay'))
 Req()(Payments.prototype, 'pay', 0)
 Res()(Payments.prototype, 'pay', 1)
 Controller()(Payments)
@@ -137,8 +152,10 @@ const nestApp = async (options) => {
   return app.getHttpAdapter().getInstance()
 }
 
-export const frameworks = { 'Express 5': expressApp(express5), 'Express 4': expressApp(express4), 'Fastify 5': fastifyApp, 'Koa': koaApp,
-  'Hono and postgres.js': honoApp, 'NestJS 11': nestApp }
+// Fastify 5 and NestJS 11 need Node 20.
+const newer = Number(process.versions.node.split('.')[0]) >= 20 ? { 'Fastify 5': fastifyApp, 'NestJS 11': nestApp } : {}
+export const frameworks = { 'Express 5': expressApp(express5), 'Express 4': expressApp(express4), 'Koa': koaApp,
+  'Hono and postgres.js': honoApp, ...newer }
 
 // Orders under lease, for a client that polls. The test opens the gate in front of the second step.
 export const work = {
@@ -214,8 +231,29 @@ const honoOrders = (used) => {
   return getRequestListener(app.fetch, { overrideGlobalObjects: false })
 }
 
+class Orders {
+  async order(req, res) {
+    const { status, headers, body } = await order(req.idempotent.step)
+    res.status(status).set(headers).send(body)
+  }
+}
+Reflect.decorate([Post('orders')], Orders.prototype, 'order', Object.getOwnPropertyDescriptor(Orders.prototype, 'order'))
+Req()(Orders.prototype, 'order', 0)
+Res()(Orders.prototype, 'order', 1)
+Controller()(Orders)
+
+const nestOrders = async (used) => {
+  class App {
+    configure(consumer) { consumer.apply(express(used)).forRoutes(Orders, 'operations/:name') }
+  }
+  Module({ controllers: [Orders] })(App)
+  const app = await NestFactory.create(App, { rawBody: true, logger: false })
+  await app.init()
+  return app.getHttpAdapter().getInstance()
+}
+
 export const orders = { 'Express 5': expressOrders(express5), 'Express 4': expressOrders(express4), 'Fastify 5': fastifyOrders, 'Koa': koaOrders,
-  'Hono': honoOrders }
+  'Hono': honoOrders, 'NestJS 11': nestOrders }
 
 export async function serve(make, options) {
   const server = createServer(await make(options))

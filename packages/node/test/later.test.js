@@ -8,7 +8,6 @@ import { idempotentClient } from 'idempotency-postgres/client'
 import { admin, guard, orders, pool, serve, sql, work } from './apps.js'
 
 const value = async (text, ...values) => Object.values((await admin.query(text, values)).rows[0])[0]
-before(() => admin.query('GRANT EXECUTE ON FUNCTION idempotent_lookup TO app'))
 after(() => Promise.all([pool.end(), sql.end(), admin.end()]))
 
 const asks = (key = randomUUID()) => ({ 'idempotency-key': key, prefer: 'respond-async, wait=10' })

@@ -3,6 +3,7 @@
 
 POST /payments/{account}: the field "do" of the body (JSON or form) names what goes wrong. Who asks is in X-Account.
 """
+import asyncio
 import json
 import os
 import signal
@@ -20,16 +21,20 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def on_event(event, request, key):
-    if event == "kept" and b"die after" in request.body:
+def on_event(event):
+    if "EVENTS" in os.environ:
+        told = {"type": event.type, "key": event.key, "status": event.status, "reason": event.reason, "error": event.error is not None}
+        with open(os.environ["EVENTS"], "a") as file:
+            print(json.dumps({name: value for name, value in told.items() if value}), file=file)
+    if event.type == "kept" and b"die after" in event.request.body:
         die()
 
 
 OPTIONS = {"ietf": ietf, "stripe": stripe, "stripe_v2": stripe_v2, "toss": toss, "plain": plain}[PROFILE](
-    account=lambda request: request.header("X-Account"), on_event=on_event)
+    account=lambda request: request.header("X-Account"), on_event=on_event, lease=os.environ.get("LEASE"),
+    status=os.environ.get("STATUS"), respond_async="RESPOND_ASYNC" in os.environ)
 if PROFILE == "ietf":
     OPTIONS.documentation = "https://pay.example/keys"
-OPTIONS.lease = os.environ.get("LEASE")
 
 
 def fields(kind, body):
@@ -105,12 +110,19 @@ def outside(name, given):
 
     def call(derived):
         with psycopg.connect("", autocommit=True) as db:
-            db.execute("INSERT INTO calls VALUES (%s, %s, %s)", [current().key.strip('"'), name, derived])
+            db.execute("INSERT INTO calls VALUES (%s, %s, %s)", [(current().key or "").strip('"'), name, derived])
         what = given.get("do")
+        if name == "ship" and what == "wait":
+            with psycopg.connect("") as db:
+                db.execute("SELECT pg_advisory_xact_lock(4711)")
         if name == "ship" and what in ("step fails once", "step is killed once") and once(current().key):
             if what.endswith("killed once"):
                 die()
             raise RuntimeError("the carrier is down")
+        if name == "ship" and what == "step fails until later":
+            error = RuntimeError("the carrier is closed")
+            error.retry_after = "1 hour"
+            raise error
         if name == "ship" and what in ("step is unknown", "step is unknown and caught"):
             raise UnknownOutcome("no reply")
         return {"done": name}
@@ -121,13 +133,13 @@ def once(key):
     """Over restarts of the process, too."""
     import psycopg
     with psycopg.connect("", autocommit=True) as db:
-        return db.execute("SELECT count(*) = 1 FROM calls WHERE key = %s AND step = 'ship'", [key.strip('"')]).fetchone()[0]
+        return db.execute("SELECT count(*) = 1 FROM calls WHERE key = %s AND step = 'ship'", [(key or "").strip('"')]).fetchone()[0]
 
 
 def ordered(given, charge, ship):
     if given.get("do") == "402":
         return 402, {}, b"{}"
-    return 201, {}, json.dumps([charge, ship]).encode()
+    return 201, {"Location": "/orders/7"}, json.dumps([charge, ship]).encode()
 
 
 def sync_order(account, given):
@@ -141,9 +153,12 @@ def sync_order(account, given):
 
 
 async def async_order(account, given):
-    charge = await step("charge", outside("charge", given), lambda db, result: async_insert(db, account, given))
+    def elsewhere(name):
+        return lambda derived: asyncio.to_thread(outside(name, given), derived)
+
+    charge = await step("charge", elsewhere("charge"), lambda db, result: async_insert(db, account, given))
     try:
-        return ordered(given, charge, await step("ship", outside("ship", given)))
+        return ordered(given, charge, await step("ship", elsewhere("ship")))
     except UnknownOutcome:
         if given["do"].endswith("caught"):
             return 500, {}, b"{}"
@@ -279,7 +294,7 @@ def django(decorated):
                                "NAME": os.environ["PGDATABASE"], "USER": os.environ["PGUSER"], "ATOMIC_REQUESTS": decorated,
                                "OPTIONS": {"options": options}}})
     django.setup()
-    from idempotency_postgres.django import idempotent
+    from idempotency_postgres.django import idempotent, status_view
 
     def payments(request, id=None):
         status, headers, body = sync_payment(request.headers["X-Account"], fields(request.content_type or "", request.body))
@@ -291,6 +306,8 @@ def django(decorated):
         payments = idempotent(OPTIONS)(payments)
     global urlpatterns
     urlpatterns = [path("payments", payments), path("payments/<id>", payments), path("v1/charges", payments)]
+    if decorated:
+        urlpatterns.append(path("operations/<name>", status_view(OPTIONS)))
     return get_wsgi_application()
 
 
@@ -302,8 +319,6 @@ if __name__ == "__main__":
             import uvicorn
             uvicorn.run(app, host="127.0.0.1", port=PORT, log_level="error", lifespan="off")
         else:
-            import asyncio
-
             import hypercorn.asyncio
             import hypercorn.config
             config = hypercorn.config.Config()

@@ -186,6 +186,10 @@ def steps(framework):
             if codes[-1] == 201:
                 check(f"{framework}: lease, {what or 'all goes well'}, the steps' results and the replay",
                       [json.loads(said[-2][2]), said[-1][1].get("idempotency-replayed")], [[{"done": "charge"}, {"done": "ship"}], "true"])
+        key, reference = new(), new()
+        said = [service.send(key, {"reference": reference, "do": "step fails until later"}) for _ in range(2)]
+        check(f"{framework}: lease, a step that fails may say when the next attempt is due",
+              [said[0][0], said[1][0], int(said[1][1].get("retry-after", 0)) > 3000], [500, 409, True])
     key, reference = new(), new()
     body = {"reference": reference, "do": "step is killed once"}
     with Running(framework, LEASE="1s") as service:
@@ -198,6 +202,133 @@ def steps(framework):
             time.sleep(0.05)
         check(f"{framework}: lease, the attempt after it goes on behind the recorded step",
               [codes - {409}, calls(key), count(reference)], [{201}, [["charge", 1, 1], ["ship", 2, 1]], 1])
+
+
+ASKS = {"Prefer": "respond-async, wait=10"}
+BUSY = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted)"
+
+
+def later(framework):
+    """202 with a status resource: the work goes on when its client has its response."""
+    new = lambda: str(uuid.uuid4())     # noqa: E731
+    with Running(framework, LEASE="60s", STATUS="/operations") as service:
+        def order(key, reference, do, **more):
+            return service.send(key, {"reference": reference, "do": do}, **more)
+
+        def poll(location, **more):
+            return service.send(None, path=location, method="GET", **more)
+
+        def end_of(location):
+            deadline = time.monotonic() + 30
+            while True:
+                said = poll(location)
+                if said[0] != 202 or time.monotonic() > deadline:
+                    return said
+                time.sleep(0.01)
+
+        key, reference = new(), new()
+        with psycopg.connect("") as holder:
+            holder.execute("SELECT pg_advisory_xact_lock(4711)")
+            first = order(key, reference, "wait", **ASKS)
+            location = first[1].get("location", "/")
+            check(f"{framework}: 202 at once", [first[0], first[1].get("preference-applied"), first[1].get("retry-after"), location[:12]],
+                  [202, "respond-async", "2", "/operations/"])
+            wait_for(BUSY)
+            meanwhile = poll(location)
+            check(f"{framework}: 202 while the work goes on", [meanwhile[0], json.loads(meanwhile[2]), meanwhile[1].get("retry-after")],
+                  [202, {"status": "in_progress", "checkpoint": "charge"}, "2"])
+            again = order(key, reference, "wait", **ASKS)
+            check(f"{framework}: 202 to a retry", [again[0], again[1].get("location")], [202, location])
+            check(f"{framework}: 409 to a retry that does not ask for it", order(key, reference, "wait")[0], 409)
+            check(f"{framework}: 202, mismatch", order(key, new(), "wait", **ASKS)[0], 422)
+        done, replay = end_of(location), order(key, reference, "wait", **ASKS)
+        check(f"{framework}: 202, then the stored response", [done[0], json.loads(done[2]), done[1].get("location")],
+              [201, [{"done": "charge"}, {"done": "ship"}], "/orders/7"])
+        check(f"{framework}: 202, the replay", [replay[0], replay[2] == done[2], replay[1].get("idempotency-replayed"), calls(key), count(reference)],
+              [201, True, "true", [["charge", 1, 1], ["ship", 1, 1]], 1])
+        others = [poll(location, account="two")[0], *(poll(path)[0] for path in ("/operations/nothing", "/operations/bnVsbA", location + "x"))]
+        check(f"{framework}: another account and another name find nothing", others, [404] * 4)
+        check(f"{framework}: nobody's operation", poll(location, account=None)[0], 401)
+        waited = order(new(), new(), "")
+        check(f"{framework}: without the preference the client waits", [waited[0], json.loads(waited[2])], [201, [{"done": "charge"}, {"done": "ship"}]])
+
+        key, reference = new(), new()
+        location = order(key, reference, "step fails once", **ASKS)[1]["location"]
+        failed = end_of(location)
+        check(f"{framework}: work that failed shows as interrupted",
+              [failed[0], json.loads(failed[2])["code"], failed[1].get("retry-after")], [409, "idempotency_interrupted", None])
+        again = order(key, reference, "step fails once", **ASKS)
+        check(f"{framework}: interrupted work is sent again", [again[0], end_of(location)[0], count(reference)], [202, 201, 1])
+        for do, code in (("step is unknown", 423), ("402", 402)):
+            ended = end_of(order(new(), new(), do, **ASKS)[1]["location"])
+            check(f"{framework}: 202, {do}, shows as {code}", ended[0], code)
+        check(f"{framework}: 202, the connection serves the next request", [order(new(), new(), "", **ASKS)[0] for _ in range(5)], [202] * 5)
+        with psycopg.connect("") as holder:
+            holder.execute("SELECT pg_advisory_xact_lock(4711)")
+            polls(framework, service, holder)
+
+        key, reference = new(), new()
+        with psycopg.connect("") as holder:
+            holder.execute("SELECT pg_advisory_xact_lock(4711)")
+            location = order(key, reference, "wait", **ASKS)[1]["location"]
+            wait_for(BUSY)
+            service.process.kill()
+            service.process.wait()
+    DB.execute("UPDATE idempotency_claims SET lease_until = now() - interval '1 second' WHERE key = %s", [key])
+    with Running(framework, LEASE="60s", STATUS="/operations") as service:
+        check(f"{framework}: work whose process died shows as interrupted", poll(location)[0], 409)
+        order(key, reference, "", **ASKS)
+    with Running(framework, LEASE="60s", STATUS="/operations", PGPORT="1") as service:
+        check(f"{framework}: a database that is down is 503 for the status resource as well", poll(location)[0], 503)
+    with Running(framework, "stripe", LEASE="60s", STATUS="/operations", RESPOND_ASYNC="yes") as service:
+        said = order(new(), new(), "")
+        check(f"{framework}: respond_async: 202 without a preference",
+              [said[0], said[1].get("preference-applied"), said[1].get("request-id", "")[:4]], [202, None, "req_"])
+        check(f"{framework}: respond_async: without a key there is nothing to poll", order(None, new(), "")[0], 201)
+        done = end_of(said[1]["location"])
+        check(f"{framework}: the Stripe profile decorates the status resource", [done[0], done[1].get("idempotent-replayed")], [201, "true"])
+
+
+def events(framework):
+    """What on_event is told. packages/node passes the same cases."""
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "events.json")) as file:
+        cases = json.load(file)
+    for case in cases:
+        path, suffix = os.path.join(os.environ["SCRATCH"], f"{uuid.uuid4()}.events"), str(uuid.uuid4())
+        lease = {"LEASE": "60s", "STATUS": "/operations"} if case.get("lease") else {}
+        if case.get("claimed"):
+            DB.execute("SELECT idempotent_begin('ietf one', %s, lease => '1 hour')", [f"k {suffix}"])
+        with Running(framework, case.get("profile", "ietf"), EVENTS=path, **lease) as service:
+            location = "/operations/nothing"
+            for asked in case["requests"]:
+                key = f'"{asked["key"]} {suffix}"' if "key" in asked else asked.get("header")
+                body = {"reference": asked.get("body", ""), "do": asked.get("do")}
+                said = service.send(key, None if asked.get("poll") else body, location if "poll" in asked else "/payments",
+                                    "GET" if "poll" in asked else "POST", asked.get("account", "one"),
+                                    **(ASKS if asked.get("later") else {}))
+                location = said[1].get("location", location)
+                while said[0] == 202 and stored(f"k {suffix}") == 0:
+                    time.sleep(0.01)
+        with open(path) as file:
+            told = [json.loads(line) for line in file]
+        check(f"{framework}: events, {case['name']}", [{**one, **({"key": one["key"].split()[0]} if "key" in one else {})} for one in told],
+              case["events"])
+
+
+def polls(framework, service, holder):
+    """The package's own client, while the work waits for the holder of the gate."""
+    sys.path.insert(0, os.environ["SITE"])
+    from idempotency_postgres.client import Client
+    waits = []
+
+    def sleep(wait):
+        waits.append(wait)
+        holder.rollback()
+    made = Client({}, sleep=sleep, clock=lambda: sum(waits))
+    made.prepare("order", "POST", f"http://127.0.0.1:{service.port}/payments", json.dumps({"reference": "polled", "do": "wait"}),
+                 {"X-Account": "one", "Content-Type": "application/json", **ASKS})
+    done = made.run("order")
+    check(f"{framework}: the client polls", [done.state, done.status, done.attempts, set(waits)], ["done", 201, 1, {2.0}])
 
 
 def client_gone(framework):
@@ -241,6 +372,33 @@ def unusable(framework):
         check(f"{framework}: read-only", [service.send(key, {"reference": key})[0], stored(key)], [503, 0])
 
 
+def control(*arguments):
+    subprocess.run(["pg_ctl", "-s", "-w", *arguments], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def stopped(framework):
+    """The server is stopped while the handler works, and started again."""
+    global DB
+    key, reference = str(uuid.uuid4()), str(uuid.uuid4())
+    body, answers = {"reference": reference, "do": "wait"}, []
+    with Running(framework) as service:
+        holder = psycopg.connect("")
+        holder.execute("SELECT pg_advisory_xact_lock(4711)")
+        thread = threading.Thread(target=lambda: answers.append(service.send(key, body)))
+        thread.start()
+        wait_for(BUSY)
+        control("stop", "-m", "immediate")
+        try:
+            thread.join()
+            meanwhile = service.send(key, body)
+        finally:
+            control("start", "-l", os.path.join(os.environ["SCRATCH"], "restarted.log"))
+            DB = psycopg.connect("", autocommit=True)
+        check(f"{framework}: a server that is stopped at work", [answers[0][0], meanwhile[0], meanwhile[1].get("retry-after")], [503, 503, "1"])
+        check(f"{framework}: once it runs again the retry does the work once",
+              [[service.send(key, body)[0] for _ in range(2)], count(reference)], [[201, 201], 1])
+
+
 def profiles(framework):
     with Running(framework, "stripe") as service:
         key = str(uuid.uuid4())
@@ -278,7 +436,7 @@ class Lossy:
     def __init__(self, port):
         self.server = socket.create_server(("127.0.0.1", 0))
         self.port = self.server.getsockname()[1]
-        self.target, self.lost, self.turn = port, 0, 0
+        self.target, self.lost, self.turn, self.loses = port, 0, 0, True
         threading.Thread(target=self.serve, daemon=True).start()
 
     def serve(self):
@@ -300,7 +458,7 @@ class Lossy:
             service.sendall(b"\r\n".join(lines + [b"Connection: close"]) + b"\r\n\r\n" + body)
             reply = b"".join(iter(lambda: service.recv(65536), b""))
             self.turn += 1
-            if self.turn % 2:
+            if self.loses and self.turn % 2:
                 self.lost += 1
                 return
             client.sendall(reply)
@@ -324,6 +482,13 @@ def official_client(framework):
                   [bool(charge.last_response.idempotency_key), charge.last_response.request_id[:4]], [True, "req_"])
         check(f"{framework}: stripe-python through a lossy line, each charge once",
               [len(set(numbers)), [count(reference) for reference in references], line.lost], [3, [1, 1, 1], 3])
+        line.loses, before = False, line.turn
+        try:
+            stripe.Charge.create(amount=5, currency="eur", do="500 once")
+        except stripe.error.APIError if hasattr(stripe, "error") else stripe.APIError as error:
+            check(f"{framework}: stripe-python does not repeat a kept 500", [error.http_status, line.turn - before], [500, 1])
+        else:
+            check(f"{framework}: stripe-python does not repeat a kept 500", "succeeded", "failed")
 
 
 def Accounted():
@@ -378,7 +543,52 @@ def client_alone():
     check("client: it ends before the key expires", [through(lost[:], retention=200)[0].attempts], [2])
     check("client: a final answer is not repeated", [through([(status, {}, b"")])[0].state for status in (201, 400, 402, 412, 422)],
           ["done"] * 5)
+    check("client: what only somebody can settle is left at once", [through([(423, {"Stripe-Should-Retry": "false"}, b"")])[0].state], ["left"])
+    accepted = (202, {"Location": "/operations/7", "Preference-Applied": "respond-async", "Retry-After": "3"}, b"")
+    operation, waits, keys, made = through([accepted, (202, {"Retry-After": "5"}, b""), (201, {}, b"")])
+    check("client: the status resource is polled as often as it says", [waits, operation.status, operation.attempts], [[3, 5], 201, 1])
+    for name, answer in {"lost": None, "unknown": (404, {}, b""), "interrupted": (409, {}, b"")}.items():
+        operation, waits, keys, made = through([accepted, answer, (201, {}, b"")])
+        check(f"client: a poll that is {name}, and the request is sent again", [operation.status, operation.attempts, keys], [201, 2, 1])
+    check("client: 202 without a status resource is final", through([(202, {}, b"")])[0].state, "done")
+    elsewhere = (202, {**accepted[1], "Location": "http://b/operations/7"}, b"")
+    check("client: a status resource of another origin gets nothing", through([elsewhere, (201, {}, b"")])[0].attempts, 2)
+    check("client: no poll once the key may have expired",
+          through([accepted] + [(202, {"Retry-After": "30"}, b"")] * 9, retention=200)[0].state, "left")
     check("client: a kept 500 is not repeated", through([(500, {"Stripe-Should-Retry": "false"}, b"")])[0].state, "done")
+
+
+def sqlstates():
+    """The status of each SQLSTATE, and Retry-After where a retry may help. packages/node passes the same table."""
+    sys.path.insert(0, os.environ["SITE"])
+    from idempotency_postgres.core import problem_of
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "sqlstates.json")) as file:
+        wanted = json.load(file)
+    got = {}
+    for state in wanted:
+        error = Exception("expected by the test")
+        error.sqlstate = state
+        about = problem_of(error)
+        got[state] = about.status if (about.retry_after is None) == (about.status not in (409, 503)) else f"Retry-After {about.retry_after}"
+    check("the status of each SQLSTATE", got, wanted)
+
+
+def going_on():
+    """What a process does with work behind a 202 when it is about to end."""
+    sys.path.insert(0, os.environ["SITE"])
+    from idempotency_postgres import ietf as profile
+    from idempotency_postgres.later import go_on
+    options, gate = profile(account=str, lease="60s", status="/operations"), threading.Event()
+    go_on(options, gate.wait)
+    busy = options.idle(0.01)
+    gate.set()
+    check("idle waits for the work behind a 202", [busy, options.idle(30)], [False, True])
+    try:
+        profile(account=str, status="/operations")
+    except ValueError as error:
+        check("a status resource needs a lease", type(error), ValueError)
+    else:
+        check("a status resource needs a lease", "accepted", "refused")
 
 
 for framework in FRAMEWORKS:
@@ -388,7 +598,12 @@ for framework in FRAMEWORKS:
 for framework in FRAMEWORKS:
     crashes(framework)
     client_gone(framework)
+    stopped(framework)
     steps(framework)
+    later(framework)
+going_on()
+sqlstates()
+events("starlette-asyncpg")
 refusals("flask-psycopg2")
 profiles("starlette-asyncpg")
 profiles("flask-psycopg2")

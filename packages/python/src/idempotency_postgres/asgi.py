@@ -6,11 +6,13 @@ The handler works on idempotency_postgres.db(). Its response is held back until 
 """
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Awaitable, Callable, Dict, List, Mapping, MutableMapping, Optional, Tuple
 
 from .context import use
-from .core import Attempt, Options, Request, Response, plain_problem, problem
+from .core import Attempt, Options, Request, Response, asks_status
 from .drivers import Driver, context, run_async
+from .later import go_on_async
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -30,6 +32,10 @@ class IdempotencyMiddleware:
         self.applies = applies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and asks_status(self.options, scope["method"], scope["path"]):
+            attempt = Attempt(self.options, _request(scope, b""))
+            await _send(send, await run_async(attempt.status(), self.driver.session()))
+            return
         routed = self._route(scope)
         if routed is None:
             await self.app(scope, receive, send)
@@ -38,17 +44,16 @@ class IdempotencyMiddleware:
             body = await _read(receive, self.options.body_limit)
         except _Gone:
             return
+        attempt = Attempt(self.options, _request(scope, body or b"", *routed))
         if body is None:
-            render = self.options.problem or plain_problem
-            await _send(send, render(self.options, problem("request_too_large")))
+            await _send(send, attempt.refuse_large())
             return
-        request = Request(scope["method"], scope["path"], scope["query_string"].decode("latin-1"),
-                          [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
-                          body, routed[0], routed[1], scope)
-        attempt = Attempt(self.options, request)
         session = self.driver.session()
         response = await run_async(attempt.begin(), session)
-        if response is None:
+        if attempt.accepted is not None:
+            response = attempt.accepted
+            go_on_async(self.options, self._work(attempt, session, scope, _again(body, _never)))
+        elif response is None:
             response = await self._work(attempt, session, scope, _again(body, receive))
         await _send(send, response)
 
@@ -94,6 +99,12 @@ def _match(routes: Any, scope: Scope) -> Optional[Tuple[str, Mapping[str, Any]]]
     return None
 
 
+def _request(scope: Scope, body: bytes, route: str = "", params: Mapping[str, Any] = {}) -> Request:
+    return Request(scope["method"], scope["path"], scope["query_string"].decode("latin-1"),
+                   [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
+                   body, route, params, scope)
+
+
 class _Held:
     """Takes the response instead of the client."""
 
@@ -133,6 +144,12 @@ async def _read(receive: Receive, limit: int) -> Optional[bytes]:
             return None
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+async def _never() -> Message:
+    """The client of a 202 has its response: nobody disconnects from work that goes on."""
+    await asyncio.Event().wait()
+    return {"type": "http.disconnect"}
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

@@ -8,6 +8,7 @@ import random
 import tempfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 from dataclasses import asdict, dataclass
@@ -16,12 +17,16 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, MutableMapping,
 Answer = Tuple[int, Mapping[str, str], bytes]
 Transport = Callable[[str, str, Dict[str, str], Optional[bytes], float], Answer]
 
-RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+RETRIED = frozenset({408, 409, 425, 429})   # and from 500 on
+PARKED = 423
 
 
 @dataclass
 class Operation:
-    """state is pending, done (any final answer) or left: the batch must look for its effect."""
+    """state is pending, done (any final answer) or left: the batch must look for its effect.
+
+    poll is the status resource of work that the service goes on with.
+    """
     name: str
     key: str
     method: str
@@ -35,6 +40,7 @@ class Operation:
     state: str = "pending"
     status: Optional[int] = None
     answer: Optional[str] = None
+    poll: Optional[str] = None
 
 
 class FileStorage(MutableMapping[str, Dict[str, Any]]):
@@ -91,12 +97,12 @@ class Client:
     """budget: how many attempts run() makes in all; after that, or shortly before the key expires, the operation is left.
 
     The wait after the n-th failure is base * 2^(n-1), at most cap: 1, 2, 4, 8 minutes by default. jitter=1 is full
-    jitter. Retry-After is a minimum.
+    jitter. Retry-After is a minimum. After 202 with a status resource run() polls that, as often as it says.
     """
 
     def __init__(self, storage: MutableMapping[str, Dict[str, Any]], *, base: float = 60, cap: float = 3600, jitter: float = 0,
                  budget: int = 5, retention: float = 86400, margin: float = 60, timeout: float = 30,
-                 header: str = "Idempotency-Key", quoted: bool = False, transport: Transport = urllib_transport,
+                 header: str = "Idempotency-Key", quoted: bool = True, transport: Transport = urllib_transport,
                  clock: Callable[[], float] = time.time, sleep: Callable[[float], None] = time.sleep,
                  chance: Callable[[], float] = random.random) -> None:
         self.storage = storage
@@ -122,7 +128,8 @@ class Client:
         """Sends until there is a final answer, or the operation is left."""
         operation = self.load(name)
         while operation.state == "pending":
-            if operation.attempts >= self.budget or max(self.clock(), operation.due) > operation.expires - self.margin:
+            spent = operation.poll is None and operation.attempts >= self.budget
+            if spent or max(self.clock(), operation.due) > operation.expires - self.margin:
                 operation.state = "left"
                 self._save(operation)
                 break
@@ -133,24 +140,50 @@ class Client:
         return operation
 
     def attempt(self, operation: Operation) -> None:
-        """One try. It is counted before it is sent: a crash in between must not make it free."""
-        operation.attempts += 1
+        """One try. It is counted before it is sent: a crash in between must not make it free. A poll is none."""
+        if operation.poll is None:
+            operation.attempts += 1
         operation.due = self.clock() + self.backoff(operation.attempts)
         self._save(operation)
-        headers = {**operation.headers, self.header: f'"{operation.key}"' if self.quoted else operation.key}
-        body = None if operation.body is None else operation.body.encode("utf-8")
         try:
-            status, received, content = self.transport(operation.method, operation.url, headers, body, self.timeout)
+            status, received, content = self._send(operation)
         except OSError:
-            operation.status = None         # nobody knows
+            operation.status = operation.poll = None        # nobody knows
         else:
             operation.status = status
             operation.answer = content.decode("utf-8", "replace")
-            if not self._is_retried(status, received):
-                operation.state = "done"
-            else:
-                operation.due = max(operation.due, self.clock() + _retry_after(received, self.clock()))
+            self._judge(operation, status, {name.lower(): value for name, value in received.items()})
         self._save(operation)
+
+    def _send(self, operation: Operation) -> Answer:
+        headers = {**operation.headers, self.header: f'"{operation.key}"' if self.quoted else operation.key}
+        if operation.poll is not None:
+            return self.transport("GET", operation.poll, headers, None, self.timeout)
+        body = None if operation.body is None else operation.body.encode("utf-8")
+        return self.transport(operation.method, operation.url, headers, body, self.timeout)
+
+    def _judge(self, operation: Operation, status: int, headers: Mapping[str, str]) -> None:
+        wait = _retry_after(headers, self.clock())
+        if status == 202 and (operation.poll or headers.get("preference-applied") == "respond-async" and "location" in headers):
+            self._follow(operation, headers)
+            if operation.poll is not None:
+                operation.due = self.clock() + max(1.0, wait)
+            return
+        unknown = operation.poll is not None and status == 404      # the request itself is sent again
+        operation.poll = None
+        if status == PARKED:
+            operation.state = "left"
+        elif unknown or self._is_retried(status, headers):
+            operation.due = max(operation.due, self.clock() + wait)
+        else:
+            operation.state = "done"
+
+    def _follow(self, operation: Operation, headers: Mapping[str, str]) -> None:
+        """Only to the request's own origin, since its headers go along, credentials among them."""
+        if operation.poll is None:
+            poll = urllib.parse.urljoin(operation.url, headers["location"])
+            if urllib.parse.urlsplit(poll)[:2] == urllib.parse.urlsplit(operation.url)[:2]:
+                operation.poll = poll
 
     def backoff(self, attempts: int) -> float:
         wait = min(self.base * 2.0 ** min(attempts - 1, 60), self.cap)
@@ -161,15 +194,15 @@ class Client:
         return [operation for operation in map(self.load, list(self.storage)) if operation.state != "done"]
 
     def _is_retried(self, status: int, headers: Mapping[str, str]) -> bool:
-        said = {name.lower(): value.lower() for name, value in headers.items()}.get("stripe-should-retry")
-        return said == "true" if said in ("true", "false") else status in RETRIED
+        said = headers.get("stripe-should-retry", "").lower()
+        return said == "true" if said in ("true", "false") else status in RETRIED or status >= 500
 
     def _save(self, operation: Operation) -> None:
         self.storage[operation.name] = asdict(operation)
 
 
 def _retry_after(headers: Mapping[str, str], now: float) -> float:
-    text = {name.lower(): value for name, value in headers.items()}.get("retry-after", "").strip()
+    text = headers.get("retry-after", "").strip()
     if text.isdigit():
         return float(text)
     try:

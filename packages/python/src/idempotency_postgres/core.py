@@ -5,11 +5,14 @@ and asynchronous servers run the same code.
 """
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import re
 import secrets
+import threading
 import urllib.parse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, Generator, List, Mapping, Optional, Sequence, Tuple, Union
 
 Headers = List[Tuple[str, str]]
@@ -42,6 +45,7 @@ class Response:
     status: int
     headers: Headers
     body: bytes
+    reason: Optional[str] = None            # of a response of the package's own: the code of its problem
 
     def header(self, name: str) -> Optional[str]:
         return next((value for known, value in self.headers if known.lower() == name.lower()), None)
@@ -70,6 +74,45 @@ KEPT_HEADERS = ("Content-Type", "Content-Encoding", "Content-Language", "Content
                 "Cache-Control", "ETag", "Last-Modified", "Link", "Location", "Retry-After", "Vary")
 
 
+# The types of events, and the reasons of the type "refused". packages/node has the same.
+EVENTS = ("started", "recovered", "unkeyed", "accepted", "replayed", "refused", "kept", "not_kept", "threw", "released",
+          "parked")
+REASONS = ("missing", "invalid", "mismatch", "in_progress", "expired", "parked", "unavailable", "failed", "response_too_large",
+           "unauthenticated", "unknown", "interrupted", "request_invalid", "request_too_large")
+
+
+@dataclass
+class Event:
+    """For metrics and logs. "kept" and "not_kept" come once the transaction has ended."""
+    type: str
+    request: Request
+    key: Optional[str] = None
+    status: Optional[int] = None
+    reason: Optional[str] = None
+    error: Optional[BaseException] = None
+
+
+class Running:
+    """The work that goes on behind responses of 202."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._count = 0
+
+    def begin(self) -> None:
+        with self._changed:
+            self._count += 1
+
+    def end(self) -> None:
+        with self._changed:
+            self._count -= 1
+            self._changed.notify_all()
+
+    def wait(self, timeout: Optional[float] = None) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self._count == 0, timeout)
+
+
 def keep_below_500(response: Response) -> bool:
     return response.status < 500
 
@@ -91,12 +134,24 @@ class Options:
     keep_headers: Sequence[str] = ()        # besides KEPT_HEADERS
     replay_headers: Mapping[str, str] = field(default_factory=lambda: {"Idempotency-Replayed": "true"})
     lease: Optional[str] = None             # an interval: work with outside calls, whose claim is committed first
+    status: Optional[str] = None            # with a lease: the path of the status resources, such as "/operations"
+    respond_async: bool = False             # 202 also without Prefer: respond-async
+    poll_after: int = 2                     # Retry-After of 202, in seconds
     wait: Optional[float] = None            # seconds to wait for a request at work; None: 409 at once
     body_limit: int = 16 * 1024 * 1024
     documentation: Optional[str] = None     # URL of the service's own page about its keys
     problem: Optional[Callable[["Options", "Problem"], Response]] = None
     decorate: Optional[Callable[["Options", Request, Response, Optional[str], bool], None]] = None
-    on_event: Optional[Callable[[str, Request, Optional[str]], None]] = None
+    on_event: Optional[Callable[[Event], None]] = None
+    running: Running = field(default_factory=Running, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.status is not None and self.lease is None:
+            raise ValueError("status needs a lease: in one transaction nothing can be seen of work that goes on")
+
+    def idle(self, timeout: Optional[float] = None) -> bool:
+        """Waits until no work goes on behind a 202: for a process that is about to end. False after the time-out."""
+        return self.running.wait(timeout)
 
 
 @dataclass
@@ -112,6 +167,8 @@ PROBLEMS: Dict[str, Tuple[int, str]] = {
     "invalid": (400, "The Idempotency-Key is malformed or too long"),
     "request_invalid": (400, "The request contains characters that cannot be stored"),
     "unauthenticated": (401, "The request does not say whose key this is"),
+    "unknown": (404, "There is no such operation"),
+    "interrupted": (409, "The work was interrupted; send the request again with the same Idempotency-Key"),
     "in_progress": (409, "A request with this Idempotency-Key is being processed"),
     "expired": (412, "The request is older than its key is kept; whether it was processed is not known"),
     "request_too_large": (413, "The request is too large"),
@@ -150,7 +207,8 @@ _STATES = {
     "IK400": "invalid", "IK409": "in_progress", "55P03": "in_progress", "IK410": "unavailable", "IK412": "expired",
     "IK413": "response_too_large", "IK422": "mismatch", "IK423": "parked", "IK500": "failed", "0A000": "failed",
 }
-_PASSING = ("08", "25", "40", "53", "57", "58")
+# These classes may succeed on a retry: connection, rollback, resources, lock, operator, system, foreign server, internal.
+_PASSING = re.compile(r"(08|40|53|55|57|58|F0|HV|XX)|25006|25P03")
 _JSON_STATES = frozenset({"22P02", "22P05", "22003", "54001"})
 _DRIVERS = frozenset({"psycopg", "psycopg2", "psycopg_pool", "asyncpg", "sqlalchemy", "django"})
 
@@ -160,7 +218,7 @@ def is_passing(error: Optional[BaseException]) -> bool:
     seen = 0
     state = sqlstate(error)
     if state is not None:
-        return state == "55P03" or state[:2] in _PASSING
+        return _PASSING.match(state) is not None
     while error is not None and seen < 8:
         name = type(error).__name__
         if type(error).__module__.partition(".")[0] in _DRIVERS and name in (
@@ -230,6 +288,10 @@ def _digest(endpoint: str, body: bytes) -> bytes:
 _BEGIN = ("SELECT outcome, replayed, status, CAST(headers AS text) AS headers, body, retry_after, attempt, CAST(state AS text) AS state"
           " FROM {}(CAST(%s AS text), CAST(%s AS text), request => CAST(CAST(%s AS text) AS jsonb), fingerprint => CAST(%s AS bytea),"
           " retention => CAST(CAST(%s AS text) AS interval), lease => CAST(CAST(%s AS text) AS interval))")
+_LOOKUP = ("SELECT outcome, replayed, status, CAST(headers AS text) AS headers, body, retry_after, checkpoint"
+           " FROM idempotent_lookup(CAST(%s AS text), CAST(%s AS text))")
+_LOCK_TIMEOUT = "SELECT set_config('lock_timeout', CAST(%s AS text), true) AS setting"
+_PREFERS = re.compile(r"(?:^|,)\s*respond-async\s*(?:[,;]|$)", re.IGNORECASE)
 _FINISH = ("SELECT idempotent_finish(CAST(%s AS text), CAST(%s AS text), status => CAST(%s AS integer),"
            " headers => CAST(CAST(%s AS text) AS jsonb), body => CAST(%s AS bytea),"
            " retention => CAST(CAST(%s AS text) AS interval), attempt => CAST(%s AS integer)) AS finished")
@@ -254,13 +316,17 @@ class Attempt:
         self.number: Optional[int] = None       # the attempt under lease
         self.results: Dict[str, Any] = {}       # of its steps, by their names
         self.failure: Optional[BaseException] = None    # of a step: a framework may turn it into a response
+        self.accepted: Optional[Response] = None        # 202: to be sent at once, while the handler runs
 
     @property
     def leased(self) -> bool:
         return self.options.lease is not None
 
     def begin(self) -> Steps:
-        """Returns the response to send, or None: then a transaction is open and the handler must run."""
+        """Returns the response to send, or None: then a transaction is open and the handler must run.
+
+        If accepted is set as well, that is to be sent before the handler runs, and what settle() returns goes to nobody.
+        """
         refused = self._read_key()
         if refused is not None:
             return self._refuse(refused)
@@ -268,18 +334,22 @@ class Attempt:
             yield ("open",)
             self.opened = True
             yield ("begin",)
-            if self.key is not None:
+            if self.key is None:
+                self._tell("unkeyed")
+            else:
                 answered = yield from self._ask()
                 if answered is not None:
                     yield from self._end("rollback")
                     return answered
             if self.leased:
                 yield from self._end("commit", strict=True)
+                if self._wants_later():
+                    self.accepted = self._accept()
             else:
                 yield ("query", "SAVEPOINT idempotent_work", ())
         except Exception as error:
             yield from self._end("rollback")
-            return self._refuse(problem_of(error, beginning=True))
+            return self._refuse(problem_of(error, beginning=True), error)
         return None
 
     def settle(self, response: Optional[Response], error: Optional[BaseException] = None) -> Steps:
@@ -294,9 +364,12 @@ class Attempt:
             if is_passing(error) or response is None or broken or error is not None:
                 yield from self._end("rollback")
                 if is_passing(error):
-                    return self._refuse(problem("unavailable"))
-                self._tell("not_kept")
-                return None if response is None else self._decorate(response, False)
+                    return self._refuse(problem("unavailable"), error)
+                if response is None:
+                    self._tell("threw", error=error)
+                    return None
+                self._tell("not_kept", response.status)
+                return self._decorate(response, False)
         try:
             failed = response.status >= 400
             if failed:
@@ -311,8 +384,8 @@ class Attempt:
         except Exception as failure:
             # Not committed, or nobody knows: in both cases a retry finds out.
             yield from self._end("rollback")
-            return self._refuse(problem_of(failure))
-        self._tell("kept" if kept else "not_kept")
+            return self._refuse(problem_of(failure), failure)
+        self._tell("kept" if kept else "not_kept", response.status)
         return response if kept else self._decorate(response, False)
 
     # -- under lease: no transaction is open while the handler calls outside --
@@ -369,8 +442,8 @@ class Attempt:
             elif self.key is not None:
                 yield from self._in_transaction(_GIVE_BACK, (self.scope, self.key, self.number, f"status {response.status}", "0"))
         except Exception as failed:
-            return self._refuse(problem_of(failed))
-        self._tell("kept" if kept else "not_kept")
+            return self._refuse(problem_of(failed), failed)
+        self._tell("kept" if kept else "not_kept", response.status)
         return response if kept else self._decorate(response, False)
 
     def _give_up(self, failure: BaseException, response: Optional[Response]) -> Steps:
@@ -386,11 +459,11 @@ class Attempt:
                     yield from self._in_transaction(_GIVE_BACK, (*who, getattr(failure, "retry_after", None) or "0"))
             except Exception:
                 pass
-        self._tell("parked" if unknown else "released")
+        self._tell("parked" if unknown else "released", error=failure)
         if unknown:
             return self._refuse(problem("parked"))
         if isinstance(failure, Exception) and (is_passing(failure) or sqlstate(failure) in _STATES):
-            return self._refuse(problem_of(failure))
+            return self._refuse(problem_of(failure), failure)
         return None if response is None else self._decorate(response, False)
 
     def _kept(self, response: Response) -> Union[bool, str]:
@@ -400,39 +473,95 @@ class Attempt:
         return self.options.keep(response)
 
     def _read_key(self) -> Optional[Problem]:
+        given = self.request.header_list(self.options.header)
+        if not given and self.options.required:
+            return problem("missing")
+        if given:
+            key = self.options.parse_key(given[0]) if len(given) == 1 else None
+            if not key or len(key) > self.options.max_key_length:
+                return problem("invalid")
+            self.key = key
         account = self.options.account(self.request)
         if not account:
             return problem("unauthenticated")
-        given = self.request.header_list(self.options.header)
-        if not given:
-            return problem("missing") if self.options.required else None
-        key = self.options.parse_key(given[0]) if len(given) == 1 else None
-        if not key or len(key) > self.options.max_key_length:
-            return problem("invalid")
-        self.key = key
         self.scope = (self.options.scope or _account_scope)(self.request, f"{self.options.profile} {account}")
         return None
 
     def _ask(self) -> Steps:
         """Begins the attempt. Returns the response where the handler must not run."""
-        name = "idempotent_try_begin"
-        if self.options.wait is not None:
-            name = "idempotent_begin"
-            yield ("query", f"SET LOCAL lock_timeout = {max(1, int(self.options.wait * 1000))}", ())
-        request, fingerprint = compared(self.options, self.request)
-        row = yield ("query", _BEGIN.format(name), (self.scope, self.key, request, fingerprint, self.options.retention,
-                                                    self.options.lease))
-        if self.options.wait is not None:
-            yield ("query", "SET LOCAL lock_timeout TO DEFAULT", ())
+        row = yield from self._begin()
         if row["outcome"] in ("started", "recovered"):
             self.number = row["attempt"]
             self.results = json.loads(row["state"]) if row["state"] else {}
             self._tell(row["outcome"])
             return None
+        if row["outcome"] == "in_progress" and self._wants_later():
+            return self._accept()
+        return self._answered(row)
+
+    def _begin(self) -> Steps:
+        request, fingerprint = compared(self.options, self.request)
+        arguments = (self.scope, self.key, request, fingerprint, self.options.retention, self.options.lease)
+        if self.options.wait is None:
+            return (yield ("query", _BEGIN.format("idempotent_try_begin"), arguments))
+        before = (yield ("query", "SELECT current_setting('lock_timeout') AS before", ()))["before"]
+        yield ("query", _LOCK_TIMEOUT, (f"{max(1, int(self.options.wait * 1000))}ms",))
+        row = yield ("query", _BEGIN.format("idempotent_begin"), arguments)
+        yield ("query", _LOCK_TIMEOUT, (before,))
+        return row
+
+    def _answered(self, row: Mapping[str, Any]) -> Response:
         if not row["replayed"]:
             return self._refuse(problem(row["outcome"], row["retry_after"]))
-        self._tell("replayed")
+        self._tell("replayed", row["status"])
         return self._replay(row)
+
+    # -- 202 and its status resource --
+
+    def _wants_later(self) -> bool:
+        return self.options.status is not None and self.key is not None and (self.options.respond_async or self._prefers())
+
+    def _prefers(self) -> bool:
+        """RFC 7240: Prefer is a list of preferences, and may come in several fields."""
+        return _PREFERS.search(",".join(self.request.header_list("Prefer"))) is not None
+
+    def _accept(self) -> Response:
+        headers = [("Location", f"{self.options.status}/{operation_name(self.request, str(self.key))}")]
+        if self._prefers():
+            headers.append(("Preference-Applied", "respond-async"))
+        self._tell("accepted", 202)
+        return self._progress(headers)
+
+    def _progress(self, headers: Headers, checkpoint: Optional[str] = None) -> Response:
+        response = json_response(202, {"status": "in_progress", "checkpoint": checkpoint}, retry_after=self.options.poll_after)
+        response.headers += [("Cache-Control", "no-store"), *headers]
+        return self._decorate(response, False)
+
+    def status(self) -> Steps:
+        """The response of the status resource: 202 while the work goes on, then what a retry of the request gets."""
+        operation = _operation(self.request.path[len(self.options.status or "") + 1:])
+        account = self.options.account(self.request)
+        if not account:
+            return self._refuse(problem("unauthenticated"))
+        if operation is None:
+            return self._refuse(problem("unknown"))
+        key, method, path, query = operation
+        asked = replace(self.request, method=method, path=path, query=query, route=path, params={})
+        scope = (self.options.scope or _account_scope)(asked, f"{self.options.profile} {account}")
+        try:
+            yield ("open",)
+            self.opened = True
+            yield ("begin",)
+            row = yield ("query", _LOOKUP, (scope, key))
+            yield from self._end("rollback")
+        except Exception as error:
+            yield from self._end("rollback")
+            return self._refuse(problem_of(error), error)
+        if row is None:
+            return self._refuse(problem("unknown"))
+        if row["outcome"] == "in_progress":
+            return self._progress([], row["checkpoint"])
+        return self._refuse(problem("interrupted")) if row["outcome"] == "recovered" else self._answered(row)
 
     def _replay(self, row: Mapping[str, Any]) -> Response:
         headers: Headers = []
@@ -474,19 +603,48 @@ class Attempt:
         self.opened = False
         yield ("close", False)
 
-    def _refuse(self, about: Problem) -> Response:
-        self._tell(about.code)
-        render = self.options.problem or plain_problem
-        return self._decorate(render(self.options, about), False)
+    def refuse_large(self) -> Response:
+        """For a body over body_limit, which nobody has read."""
+        return self._refuse(problem("request_too_large"))
+
+    def _refuse(self, about: Problem, error: Optional[BaseException] = None) -> Response:
+        response = (self.options.problem or plain_problem)(self.options, about)
+        response.reason = about.code
+        self._tell("refused", response.status, about.code, error)
+        return self._decorate(response, False)
 
     def _decorate(self, response: Response, kept: bool, replayed: bool = False) -> Response:
         if self.options.decorate is not None:
             self.options.decorate(self.options, self.request, response, self.key, kept)
         return response
 
-    def _tell(self, event: str) -> None:
+    def _tell(self, event: str, status: Optional[int] = None, reason: Optional[str] = None,
+              error: Optional[BaseException] = None) -> None:
         if self.options.on_event is not None:
-            self.options.on_event(event, self.request, self.key)
+            self.options.on_event(Event(event, self.request, self.key, status, reason, error))
+
+
+def asks_status(options: Options, method: str, path: str) -> bool:
+    """Is this a request for a status resource, which the package answers itself?"""
+    return options.status is not None and method == "GET" and path.startswith(f"{options.status}/")
+
+
+def operation_name(request: Request, key: str) -> str:
+    """What the scope is made of, and the key. It is no secret: the account is not in it."""
+    url = f"{request.path}?{request.query}" if request.query else request.path
+    text = json.dumps([key, request.method, url], ensure_ascii=False, separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode("utf-8", "surrogatepass")).rstrip(b"=").decode("ascii")
+
+
+def _operation(name: str) -> Optional[Tuple[str, str, str, str]]:
+    """key, method, path and query."""
+    try:
+        key, method, url = json.loads(base64.b64decode(name + "=" * (-len(name) % 4), b"-_", validate=True))
+        path, _, query = url.partition("?")
+        asked = Request(method, path, query, [], b"")
+        return (key, method, path, query) if operation_name(asked, key) == name and isinstance(key, str) else None
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 def _account_scope(request: Request, base: str) -> str:

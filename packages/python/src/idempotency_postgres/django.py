@@ -14,10 +14,12 @@ from django.conf import settings
 from django.db import connections, transaction
 from django.http import HttpResponse
 from django.urls import Resolver404, resolve
+from django.views.decorators.http import require_GET
 
 from .context import use
-from .core import Attempt, Options, Request, Response, plain_problem, problem
+from .core import Attempt, Options, Request, Response, asks_status
 from .drivers import Row, Session, _row, context, run
+from .later import go_on
 
 
 class DjangoSession(Session):
@@ -92,14 +94,41 @@ def _django(answer: Response, response: Any) -> Any:
 
 
 def _protect(view: Callable[[], Any], native: Any, routed: Tuple[str, Mapping[str, Any]], options: Options, using: str) -> Any:
+    attempt = Attempt(options, _request(native, *routed))
     if len(native.body) > options.body_limit:
-        return _django((options.problem or plain_problem)(options, problem("request_too_large")), None)
-    request = Request(native.method, native.path, native.META.get("QUERY_STRING", ""), _headers(native), native.body,
-                      routed[0], routed[1], native)
-    attempt = Attempt(options, request)
+        return _django(attempt.refuse_large(), None)
     session = DjangoSession(using)
     answer = run(attempt.begin(), session)
+    if attempt.accepted is not None:
+        _go_on(view, attempt, session, native)
+        answer = attempt.accepted
     return _work(view, attempt, session, native) if answer is None else _django(answer, None)
+
+
+def _go_on(view: Callable[[], Any], attempt: Attempt, session: DjangoSession, native: Any) -> None:
+    """In a thread, which has connections of its own. The end of the response must not close what the view still reads."""
+    close, native.close = native.close, lambda: None
+    native.META = dict(native.META)         # a server may use its own for the next request
+
+    def work() -> None:
+        try:
+            _work(view, attempt, session, native)
+        finally:
+            close()
+            connections.close_all()
+    go_on(attempt.options, work)
+
+
+def _request(native: Any, route: str = "", params: Mapping[str, Any] = {}) -> Request:
+    return Request(native.method, native.path, native.META.get("QUERY_STRING", ""), _headers(native), native.body,
+                   route, params, native)
+
+
+def status_view(options: Options, using: str = "default") -> Callable[..., Any]:
+    """The view of the status resources, beside the decorator; the middleware answers for them itself."""
+    def view(request: Any, **_: Any) -> Any:
+        return _django(run(Attempt(options, _request(request)).status(), DjangoSession(using)), None)
+    return require_GET(transaction.non_atomic_requests(using=using)(view))  # type: ignore[no-any-return]
 
 
 class IdempotencyMiddleware:
@@ -111,6 +140,8 @@ class IdempotencyMiddleware:
         self.using: str = getattr(settings, "IDEMPOTENCY_DATABASE", "default")
 
     def __call__(self, request: Any) -> Any:
+        if asks_status(self.options, request.method, request.path):
+            return _django(run(Attempt(self.options, _request(request)).status(), DjangoSession(self.using)), None)
         routed = self._route(request)
         if routed is None:
             return self.get_response(request)

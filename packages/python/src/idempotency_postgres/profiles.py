@@ -5,11 +5,14 @@ import re
 import secrets
 from typing import Any, Callable, Dict, Optional
 
-from .core import Options, Problem, Request, Response, json_response
+from .core import RETRYABLE, Options, Problem, Request, Response, json_response
 
 Account = Callable[[Request], Optional[str]]
 
-_QUOTED = re.compile(r'[ ]*"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"[ ]*(?:;[ ]*[a-z*][a-z0-9_.*-]*(?:=[^;,\s]+)?[ ]*)*')
+# An Item of Structured Fields (RFC 9651) that is a String. Parameters must be well formed.
+_STRING = r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"'
+_VALUE = r'"(?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"|[A-Za-z0-9_.:?*/+=!#$%&\'^`|~@-]+'
+_QUOTED = re.compile(rf"[ ]*{_STRING}(?:;[ ]*[a-z*][a-z0-9_.*-]*(?:=(?:{_VALUE}))?)*[ ]*")
 _BARE = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x7e]+")      # neither space, quote, comma nor semicolon
 
 
@@ -17,18 +20,41 @@ def _structured_key(text: str) -> Optional[str]:
     quoted = _QUOTED.fullmatch(text)
     if quoted:
         return re.sub(r"\\(.)", r"\1", quoted[1])
-    return text if _BARE.fullmatch(text) else None
+    return None
+
+
+def _structured_or_bare_key(text: str) -> Optional[str]:
+    return text if _BARE.fullmatch(text) else _structured_key(text)
+
+
+DRAFT = "https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header-07"
+
+_DETAILS: Dict[str, str] = {
+    "missing": "Send the header with a unique, quoted string.",
+    "invalid": "It must be a quoted string of printable ASCII characters within the length limit.",
+    "request_invalid": "Nothing was done. Correct the request and send it with a new key.",
+    "unauthenticated": "Authenticate and send the request again with the same key.",
+    "unknown": "It was never begun, or it is older than the time for which it is kept.",
+    "interrupted": "Send the request again with the same key.",
+    "in_progress": "Retry when the time in Retry-After has passed.",
+    "expired": "Look for the effect of the request instead of sending it again.",
+    "request_too_large": "Nothing was done.",
+    "mismatch": "It was sent before with another request.",
+    "parked": "The outcome has to be settled before this key can be used again.",
+    "failed": "Nothing was done. The service has to be corrected before a retry can succeed.",
+    "response_too_large": "Nothing was done. The service has to be corrected before a retry can succeed.",
+    "unavailable": "Retry with the same key.",
+}
 
 
 def _ietf_problem(options: Options, about: Problem) -> Response:
-    """RFC 9457. type and Link point at the service's own documentation; without one, type is about:blank."""
-    kind = options.documentation or "about:blank"
+    """RFC 9457. type and Link point at the service's own documentation; without one, at the draft."""
+    kind = options.documentation or DRAFT
     response = json_response(about.status, {"type": kind, "title": about.title, "status": about.status,
-                                            "code": f"idempotency_{about.code}"},
+                                            "code": f"idempotency_{about.code}", "detail": _DETAILS[about.code]},
                              "application/problem+json", about.retry_after)
     response.headers.append(("Content-Language", "en"))
-    if options.documentation:
-        response.headers.append(("Link", f'<{options.documentation}>; rel="describedby"; type="text/html"'))
+    response.headers.append(("Link", f'<{kind}>; rel="describedby"; type="text/html"'))
     return response
 
 
@@ -41,9 +67,10 @@ def plain(account: Account, **changes: Any) -> Options:
     return _options(account, changes)
 
 
-def ietf(account: Account, **changes: Any) -> Options:
-    """draft-ietf-httpapi-idempotency-key-header-07: required, a quoted string; a bare key is accepted too."""
-    return _options(account, changes, profile="ietf", required=True, parse_key=_structured_key,
+def ietf(account: Account, bare_keys: bool = True, **changes: Any) -> Options:
+    """draft-ietf-httpapi-idempotency-key-header-07: required, a quoted string; bare keys are accepted, as most send them."""
+    parse_key = _structured_or_bare_key if bare_keys else _structured_key
+    return _options(account, changes, profile="ietf", required=True, parse_key=parse_key,
                     problem=_ietf_problem)
 
 
@@ -71,8 +98,8 @@ def _stripe_headers(options: Options, request: Request, response: Response, key:
             response.headers.append(("Original-Request", own))
     if kept and response.status >= 400:
         response.headers.append(("Stripe-Should-Retry", "false"))
-    elif response.status in (409, 503):
-        response.headers.append(("Stripe-Should-Retry", "true"))
+    elif response.reason is not None:
+        response.headers.append(("Stripe-Should-Retry", "true" if response.reason in RETRYABLE else "false"))
 
 
 def stripe(account: Account, **changes: Any) -> Options:

@@ -10,8 +10,9 @@ from http.client import responses as reasons
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from .context import use
-from .core import Attempt, Options, Request, Response, plain_problem, problem
+from .core import Attempt, Options, Request, Response, asks_status
 from .drivers import Driver, context, run
+from .later import go_on
 
 Environ = Dict[str, Any]
 Route = Optional[Tuple[str, Mapping[str, Any]]]
@@ -26,21 +27,24 @@ class IdempotencyMiddleware:
         self.route = route or (lambda environ: (environ.get("PATH_INFO", ""), {}))
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        if asks_status(self.options, environ["REQUEST_METHOD"], _path(environ)):
+            return _send(start_response, run(Attempt(self.options, _request(environ, b"")).status(), self.driver.session()))
         routed = self.route(environ) if environ["REQUEST_METHOD"] in self.options.methods else None
         if routed is None:
             return self.app(environ, start_response)     # type: ignore[no-any-return]
         body = _read(environ, self.options.body_limit)
+        attempt = Attempt(self.options, _request(environ, body or b"", *routed))
         if body is None:
-            render = self.options.problem or plain_problem
-            return _send(start_response, render(self.options, problem("request_too_large")))
+            return _send(start_response, attempt.refuse_large())
         environ["wsgi.input"] = io.BytesIO(body)
         environ["CONTENT_LENGTH"] = str(len(body))
-        request = Request(environ["REQUEST_METHOD"], environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
-                          environ.get("QUERY_STRING", ""), _headers(environ), body, routed[0], routed[1], environ)
-        attempt = Attempt(self.options, request)
         session = self.driver.session()
         response = run(attempt.begin(), session)
-        if response is None:
+        if attempt.accepted is not None:
+            response = attempt.accepted
+            own = dict(environ)             # a server may use its own for the next request
+            go_on(self.options, lambda: self._work(attempt, session, own))
+        elif response is None:
             response = self._work(attempt, session, environ)
         return _send(start_response, response)
 
@@ -83,6 +87,15 @@ def protect_flask(app: Any, driver: Driver, options: Options) -> None:
 
     app.handle_exception = note
     app.wsgi_app = IdempotencyMiddleware(app.wsgi_app, driver, options, route)
+
+
+def _path(environ: Environ) -> str:
+    return str(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
+
+
+def _request(environ: Environ, body: bytes, route: str = "", params: Mapping[str, Any] = {}) -> Request:
+    return Request(environ["REQUEST_METHOD"], _path(environ), environ.get("QUERY_STRING", ""), _headers(environ),
+                   body, route, params, environ)
 
 
 def _headers(environ: Environ) -> List[Tuple[str, str]]:
