@@ -5,12 +5,10 @@ CREATE TABLE accounts (
 	cents	bigint NOT NULL CONSTRAINT accounts_covered CHECK (cents >= 0)
 );
 
--- All in one transaction. The key is the client's; the same key again gets the first answer, whatever that was. The scope
--- names whose key it is: the role that is logged in. Where all users of an application come as one role, pass the account.
+-- All in one transaction. The key is the client's; the same key again gets the first answer, whatever that was.
 CREATE FUNCTION transfer(key text, payer text, payee text, amount bigint) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
-	scope		text := session_user || ' transfer';
 	attempt		idempotent_attempt;
 	response	jsonb;
 	status		integer := 200;
@@ -40,8 +38,7 @@ END
 $$;
 
 -- A run over all accounts, a few in each transaction, under a lease. Called again with the same key after a crash it goes
--- on behind the last checkpoint; called again while it runs it fails with IK409, after it has run it does nothing. Its key is
--- the bank's own: whoever starts the run, there is one.
+-- on behind the last checkpoint; called again while it runs it fails with IK409, after it has run it does nothing.
 CREATE PROCEDURE add_interest(key text, percent numeric, batch_size integer DEFAULT 1000)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -50,7 +47,7 @@ DECLARE
 	total	integer;
 	done	integer;
 BEGIN
-	attempt := idempotent_begin('bank interest', key, request => jsonb_build_object('percent', percent), lease => '1 minute');
+	attempt := idempotent_begin('interest', key, request => jsonb_build_object('percent', percent), lease => '1 minute');
 	IF attempt.replayed THEN
 		RETURN;
 	END IF;
@@ -69,11 +66,11 @@ BEGIN
 		EXIT WHEN done = 0;
 		total := total + done;
 		-- In the transaction of the work it stands for. It renews the lease, too.
-		PERFORM idempotent_checkpoint('bank interest', key, attempt.attempt, 'paid', jsonb_build_object(
+		PERFORM idempotent_checkpoint('interest', key, attempt.attempt, 'paid', jsonb_build_object(
 			'last', last, 'total', total));
 		COMMIT;
 	END LOOP;
 
-	PERFORM idempotent_finish('bank interest', key, jsonb_build_object('accounts', total), attempt => attempt.attempt);
+	PERFORM idempotent_finish('interest', key, jsonb_build_object('accounts', total), attempt => attempt.attempt);
 END
 $$;
