@@ -132,25 +132,44 @@ find_column(Relation rel, const char *table, const StoreColumn *column)
 }
 
 /*
+ * Open the primary key.  REINDEX CONCURRENTLY may put another index into its
+ * place while we wait for the index's lock; the one that was there is then
+ * marked as invalid, although the table has a valid primary key all the time.
+ */
+static Relation
+open_primary_key(Relation rel, const char *name)
+{
+	for (;;)
+	{
+		Oid			indexid = compat_primary_key(rel);
+		Relation	index;
+
+		if (!OidIsValid(indexid))
+			report_shape(name, "It has no valid immediate primary key.");
+		index = index_open(indexid, AccessShareLock);
+		/* Taking the lock has read the invalidations. */
+		if (compat_primary_key(rel) == indexid)
+			return index;
+		index_close(index, AccessShareLock);
+	}
+}
+
+/*
  * Check the primary key, on which I1 rests when rows come from elsewhere, and
  * keep it as a fact.  A deferrable one would report a duplicate too late.
  */
 static void
 check_primary_key(Relation rel, const char *name, StoreFacts *facts)
 {
-	Oid			indexid = compat_primary_key(rel);
-	Relation	index;
+	Relation	index = open_primary_key(rel, name);
 	bool		fits;
 
-	if (!OidIsValid(indexid))
-		report_shape(name, "It has no valid immediate primary key.");
-	index = index_open(indexid, AccessShareLock);
 	fits = index->rd_rel->relam == BTREE_AM_OID &&
 		index->rd_index->indisvalid &&
 		index->rd_index->indimmediate &&
 		index->rd_index->indnkeyatts == 1 &&
 		index->rd_index->indkey.values[0] == facts->attnums[0];
-	facts->primary_key = indexid;
+	facts->primary_key = RelationGetRelid(index);
 	namestrcpy(&facts->primary_key_name, RelationGetRelationName(index));
 	index_close(index, AccessShareLock);
 	if (!fits)
