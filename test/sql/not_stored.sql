@@ -5,7 +5,7 @@
 \i :setup
 BEGIN;
 SELECT plan(13);
-CREATE FUNCTION suppress() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE OR REPLACE FUNCTION suppress() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
 CREATE TRIGGER suppress BEFORE INSERT ON idempotency_keys FOR EACH ROW EXECUTE FUNCTION suppress();
 SELECT is(outcome, 'started', 'begun') FROM idempotent_begin('s', 'trigger');
 SELECT throws_ok($$SELECT idempotent_finish('s', 'trigger')$$, '09000', NULL, 'a trigger that suppresses the row fails finish');

@@ -4,7 +4,7 @@
 \set setup :dir '/setup.sql'
 \i :setup
 SELECT no_plan();
-CREATE FUNCTION suppress() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE OR REPLACE FUNCTION suppress() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
 SELECT is(outcome, 'started', 'a claim') FROM unnest('{live,park,release,point,reset,forget,finish}'::text[]) k, idempotent_begin('s', k, lease => '1 hour');
 SELECT is(outcome, 'started', 'and one that has ended') FROM unnest('{ended,settle,retry}'::text[]) k, idempotent_begin('s', k, lease => '1 microsecond');
 SELECT is(idempotent_resolve('s', 'done', 'r', '"told"'), 'recorded', 'a key');
