@@ -90,11 +90,14 @@ test('compare json: the default: order and white space do not matter, values do'
 test('wait: a retry waits for the first attempt and gets its response; lock_timeout is as before', async () => {
   const waiting = guard({ wait: '10s' })
   const key = randomUUID()
-  let open
+  let open, began
+  const beginning = new Promise((resolve) => { began = resolve })
   const first = waiting.run(request(key), async () => {
+    began()
     await new Promise((resolve) => { open = resolve })
     return created()
   })
+  await beginning
   const second = waiting.run(request(key), async () => assert.fail('ran twice'))
   await until(`SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'app'`)
   open()
