@@ -53,6 +53,7 @@ CREATE FUNCTION @extschema@.idempotent__citus_node() RETURNS boolean
 	SET client_min_messages = warning AS $$
 DECLARE
 	f regprocedure;
+	g record;
 BEGIN
 	FOR f IN SELECT p.oid FROM pg_proc p JOIN pg_class c ON c.relowner = p.proowner
 			WHERE p.pronamespace = '@extschema@'::regnamespace AND p.proname ~ '^idempotent_' AND c.oid = '@extschema@.idempotency_keys'::regclass LOOP
@@ -61,10 +62,16 @@ BEGIN
 	REVOKE ALL ON TYPE @extschema@.idempotent_attempt, @extschema@.idempotent_claim FROM PUBLIC;
 	IF to_regclass('@extschema@.idempotency_open') IS NULL THEN
 		CREATE UNLOGGED TABLE @extschema@.idempotency_open (id uuid PRIMARY KEY, key text NOT NULL);
-		REVOKE ALL ON @extschema@.idempotency_open FROM PUBLIC;
 		CREATE CONSTRAINT TRIGGER idempotency_guard AFTER INSERT OR UPDATE ON @extschema@.idempotency_open
 			DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION @extschema@.idempotent__guard();
 		@in_flight@
+		-- Whatever the default privileges at this node say.
+		FOR g IN SELECT c.oid::regclass AS object, CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END AS grantee
+				FROM pg_class c, aclexplode(c.relacl) x WHERE x.grantee <> c.relowner
+					AND c.oid IN ('@extschema@.idempotency_open'::regclass, '@extschema@.idempotency_in_flight'::regclass) LOOP
+			EXECUTE format('REVOKE ALL ON %s FROM %s', g.object, g.grantee);
+		END LOOP;
+		GRANT SELECT ON @extschema@.idempotency_in_flight TO pg_monitor;
 	END IF;
 	RETURN true;
 END $$;
@@ -458,14 +465,6 @@ BEGIN
 END $$;
 
 -- @object
-CREATE FUNCTION @extschema@.idempotent__is_parked(c @extschema@.idempotency_claims, at timestamptz) RETURNS boolean
-	LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-	SELECT c.parked_at IS NOT NULL
-		OR (c.max_attempts OPERATOR(pg_catalog.>) 0 AND c.attempt OPERATOR(pg_catalog.>=) c.max_attempts
-			AND c.lease_until OPERATOR(pg_catalog.<=) at)
-$$;
-
--- @object
 CREATE FUNCTION @extschema@.idempotent__report(outcome text, c @extschema@.idempotency_claims, retry_after integer) RETURNS boolean
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
@@ -557,7 +556,7 @@ DECLARE
 	ret interval;
 	sent timestamptz;
 	now_ timestamptz;
-	no integer;
+	no integer; last_no integer;
 	timed boolean; longest integer;
 	got boolean; filtered boolean; busy boolean;
 BEGIN
@@ -595,13 +594,13 @@ BEGIN
 			RETURN a;
 		END IF;
 
-	-- [plain
 	-- The most common course: nothing is stored of the key, nobody is at it, and what was said of it is the default.
 	ELSIF lease IS NULL AND ret IS NULL AND first_sent IS NULL AND NOT @strict@
 			AND coalesce(current_setting('idempotency.retention', true), '') || coalesce(current_setting('idempotency.key_time', true), '')
 				|| coalesce(current_setting('idempotency.max_key_length', true), '') = ''
 			AND pg_try_advisory_xact_lock(@lock(i)@) THEN
 		now_ := clock_timestamp();
+		-- [plain
 		INSERT INTO @extschema@.idempotency_keys AS o
 			(id, scope, key, fingerprint, attempt, first_seen_at, expires_at, retention, xid)
 			SELECT i, scope, key, fp, 1, now_, @expires_soon(now_, s.retention)@, s.retention, pg_current_xact_id()
@@ -618,13 +617,8 @@ BEGIN
 			END IF;
 			got := true; timed := false; longest := length(key);
 		END IF;
-	-- ]
-	-- [citus
-	ELSIF lease IS NULL AND ret IS NULL AND first_sent IS NULL AND NOT @strict@
-			AND coalesce(current_setting('idempotency.retention', true), '') || coalesce(current_setting('idempotency.key_time', true), '')
-				|| coalesce(current_setting('idempotency.max_key_length', true), '') = ''
-			AND pg_try_advisory_xact_lock(@lock(i)@) THEN
-		now_ := clock_timestamp();
+		-- ]
+		-- [citus
 		SELECT s.retention INTO ret FROM @extschema@.idempotency_settings s
 			WHERE s.only_row AND NOT s.key_time AND length(key) <= s.max_key_length;
 		IF FOUND THEN
@@ -645,7 +639,7 @@ BEGIN
 				got := true; timed := false; longest := length(key);
 			END IF;
 		END IF;
-	-- ]
+		-- ]
 	END IF;
 
 	-- [citus
@@ -702,7 +696,7 @@ BEGIN
 					PERFORM @extschema@.idempotent__report('open', NULL, NULL);
 				ELSIF c.scope <> scope OR c.key <> key OR c.fingerprint <> fp AND get_byte(c.fingerprint, 0) <= 1 THEN
 					a.outcome := 'mismatch';
-				ELSIF filtered AND busy IS NOT TRUE OR NOT @strict@ AND @extschema@.idempotent__is_parked(c, now_) THEN
+				ELSIF filtered AND busy IS NOT TRUE OR NOT @strict@ AND @parked(c, now_)@ THEN
 					@judge@
 					-- Nothing is written where a claim is not due, but what the snapshot hides of it is a 40001.
 					IF a.outcome IS NOT NULL AND @strict@ THEN
@@ -846,10 +840,10 @@ BEGIN
 		a.attempt := no;
 		-- Over a counter too: its number goes on.
 		DELETE FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.attempt = c.attempt AND l.reset_at IS NOT NULL;
-		longest := @last_no(no)@;
+		last_no := @last_no(no)@;
 		INSERT INTO @extschema@.idempotency_claims
 			(id, scope, key, fingerprint, request, attempt, max_attempts, retention, lease, first_seen_at, claimed_at, lease_until, xid)
-			VALUES (i, scope, key, fp, request, no, longest, ret, lease, now_, now_, now_ + lease, pg_current_xact_id())
+			VALUES (i, scope, key, fp, request, no, last_no, ret, lease, now_, now_, now_ + lease, pg_current_xact_id())
 			ON CONFLICT (id) DO NOTHING;
 		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	ELSIF c.id IS NOT NULL OR sent IS NOT NULL THEN
@@ -867,7 +861,7 @@ END
 					a.outcome := 'mismatch';
 				ELSIF c.fingerprint <> fp AND get_byte(c.fingerprint, 0) <= 1 THEN
 					a.outcome := 'mismatch';
-				ELSIF @extschema@.idempotent__is_parked(c, now_) THEN
+				ELSIF @parked(c, now_)@ THEN
 					a.outcome := 'parked'; a.attempt := c.attempt; a.checkpoint := c.checkpoint; a.state := c.state;
 					a.first_seen_at := c.first_seen_at; a.error := c.last_error;
 				ELSIF c.lease_until > now_ OR c.retry_at > now_ THEN

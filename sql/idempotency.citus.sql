@@ -265,6 +265,7 @@ CREATE FUNCTION @extschema@.idempotent__citus_node() RETURNS boolean
 	SET client_min_messages = warning AS $$
 DECLARE
 	f regprocedure;
+	g record;
 BEGIN
 	FOR f IN SELECT p.oid FROM pg_proc p JOIN pg_class c ON c.relowner = p.proowner
 			WHERE p.pronamespace = '@extschema@'::regnamespace AND p.proname ~ '^idempotent_' AND c.oid = '@extschema@.idempotency_keys'::regclass LOOP
@@ -273,7 +274,6 @@ BEGIN
 	REVOKE ALL ON TYPE @extschema@.idempotent_attempt, @extschema@.idempotent_claim FROM PUBLIC;
 	IF to_regclass('@extschema@.idempotency_open') IS NULL THEN
 		CREATE UNLOGGED TABLE @extschema@.idempotency_open (id uuid PRIMARY KEY, key text NOT NULL);
-		REVOKE ALL ON @extschema@.idempotency_open FROM PUBLIC;
 		CREATE CONSTRAINT TRIGGER idempotency_guard AFTER INSERT OR UPDATE ON @extschema@.idempotency_open
 			DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION @extschema@.idempotent__guard();
 		CREATE VIEW @extschema@.idempotency_in_flight AS
@@ -306,7 +306,14 @@ BEGIN
 
 COMMENT ON VIEW @extschema@.idempotency_in_flight IS
 	'Who holds or waits for a key right now, and whom they wait for, be it for the key, a large batch or any other lock. pid is null for a prepared transaction; scope and key are known for keys under lease.';
-GRANT SELECT ON @extschema@.idempotency_in_flight TO pg_monitor;
+
+		-- Whatever the default privileges at this node say.
+		FOR g IN SELECT c.oid::regclass AS object, CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END AS grantee
+				FROM pg_class c, aclexplode(c.relacl) x WHERE x.grantee <> c.relowner
+					AND c.oid IN ('@extschema@.idempotency_open'::regclass, '@extschema@.idempotency_in_flight'::regclass) LOOP
+			EXECUTE format('REVOKE ALL ON %s FROM %s', g.object, g.grantee);
+		END LOOP;
+		GRANT SELECT ON @extschema@.idempotency_in_flight TO pg_monitor;
 	END IF;
 	RETURN true;
 END $$;
@@ -548,13 +555,6 @@ BEGIN
 	END IF;
 	RETURN true;
 END $$;
-
-CREATE FUNCTION @extschema@.idempotent__is_parked(c @extschema@.idempotency_claims, at timestamptz) RETURNS boolean
-	LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-	SELECT c.parked_at IS NOT NULL
-		OR (c.max_attempts OPERATOR(pg_catalog.>) 0 AND c.attempt OPERATOR(pg_catalog.>=) c.max_attempts
-			AND c.lease_until OPERATOR(pg_catalog.<=) at)
-$$;
 
 CREATE FUNCTION @extschema@.idempotent__report(outcome text, c @extschema@.idempotency_claims, retry_after integer) RETURNS boolean
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -830,8 +830,6 @@ COMMENT ON FUNCTION @extschema@.idempotent__give_up IS 'Of the SQL edition''s ow
 
 COMMENT ON FUNCTION @extschema@.idempotent__probe_claim IS 'Of the SQL edition''s own.';
 
-COMMENT ON FUNCTION @extschema@.idempotent__is_parked IS 'Of the SQL edition''s own.';
-
 COMMENT ON FUNCTION @extschema@.idempotent__report IS 'Of the SQL edition''s own.';
 
 COMMENT ON FUNCTION @extschema@.idempotent__overtaken IS 'Of the SQL edition''s own.';
@@ -873,7 +871,7 @@ DECLARE
 	ret interval;
 	sent timestamptz;
 	now_ timestamptz;
-	no integer;
+	no integer; last_no integer;
 	timed boolean; longest integer;
 	got boolean; filtered boolean; busy boolean;
 BEGIN
@@ -925,6 +923,7 @@ BEGIN
 			RETURN a;
 		END IF;
 
+	-- The most common course: nothing is stored of the key, nobody is at it, and what was said of it is the default.
 	ELSIF lease IS NULL AND ret IS NULL AND first_sent IS NULL AND NOT current_setting('transaction_isolation') <> 'read committed'
 			AND coalesce(current_setting('idempotency.retention', true), '') || coalesce(current_setting('idempotency.key_time', true), '')
 				|| coalesce(current_setting('idempotency.max_key_length', true), '') = ''
@@ -1004,12 +1003,12 @@ BEGIN
 					PERFORM @extschema@.idempotent__report('open', NULL, NULL);
 				ELSIF c.scope <> scope OR c.key <> key OR c.fingerprint <> fp AND get_byte(c.fingerprint, 0) <= 1 THEN
 					a.outcome := 'mismatch';
-				ELSIF filtered AND busy IS NOT TRUE OR NOT current_setting('transaction_isolation') <> 'read committed' AND @extschema@.idempotent__is_parked(c, now_) THEN
+				ELSIF filtered AND busy IS NOT TRUE OR NOT current_setting('transaction_isolation') <> 'read committed' AND (c.parked_at IS NOT NULL OR c.max_attempts > 0 AND c.attempt >= c.max_attempts AND c.lease_until <= now_) THEN
 					IF c.scope <> scope OR c.key <> key THEN
 					a.outcome := 'mismatch';
 				ELSIF c.fingerprint <> fp AND get_byte(c.fingerprint, 0) <= 1 THEN
 					a.outcome := 'mismatch';
-				ELSIF @extschema@.idempotent__is_parked(c, now_) THEN
+				ELSIF (c.parked_at IS NOT NULL OR c.max_attempts > 0 AND c.attempt >= c.max_attempts AND c.lease_until <= now_) THEN
 					a.outcome := 'parked'; a.attempt := c.attempt; a.checkpoint := c.checkpoint; a.state := c.state;
 					a.first_seen_at := c.first_seen_at; a.error := c.last_error;
 				ELSIF c.lease_until > now_ OR c.retry_at > now_ THEN
@@ -1090,7 +1089,7 @@ BEGIN
 					a.outcome := 'mismatch';
 				ELSIF c.fingerprint <> fp AND get_byte(c.fingerprint, 0) <= 1 THEN
 					a.outcome := 'mismatch';
-				ELSIF @extschema@.idempotent__is_parked(c, now_) THEN
+				ELSIF (c.parked_at IS NOT NULL OR c.max_attempts > 0 AND c.attempt >= c.max_attempts AND c.lease_until <= now_) THEN
 					a.outcome := 'parked'; a.attempt := c.attempt; a.checkpoint := c.checkpoint; a.state := c.state;
 					a.first_seen_at := c.first_seen_at; a.error := c.last_error;
 				ELSIF c.lease_until > now_ OR c.retry_at > now_ THEN
@@ -1164,12 +1163,12 @@ BEGIN
 		a.attempt := no;
 		-- Over a counter too: its number goes on.
 		DELETE FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.attempt = c.attempt AND l.reset_at IS NOT NULL;
-		longest := coalesce((SELECT CASE WHEN m.n = 0 OR m.n::bigint + no - 1 > 2147483647 THEN 0 ELSE no - 1 + m.n END
+		last_no := coalesce((SELECT CASE WHEN m.n = 0 OR m.n::bigint + no - 1 > 2147483647 THEN 0 ELSE no - 1 + m.n END
 	FROM (SELECT CASE WHEN current_setting('idempotency.max_attempts', true) <> '' THEN @extschema@.idempotent__setting_number('max_attempts', current_setting('idempotency.max_attempts'))
 	ELSE (SELECT s.max_attempts FROM @extschema@.idempotency_settings s WHERE s.only_row) END AS n) m), 0);
 		INSERT INTO @extschema@.idempotency_claims
 			(id, scope, key, fingerprint, request, attempt, max_attempts, retention, lease, first_seen_at, claimed_at, lease_until, xid)
-			VALUES (i, scope, key, fp, request, no, longest, ret, lease, now_, now_, now_ + lease, this_xact)
+			VALUES (i, scope, key, fp, request, no, last_no, ret, lease, now_, now_, now_ + lease, this_xact)
 			ON CONFLICT (id) DO NOTHING;
 		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	ELSIF c.id IS NOT NULL OR sent IS NOT NULL THEN
@@ -1204,7 +1203,7 @@ DECLARE
 	ret interval;
 	sent timestamptz;
 	now_ timestamptz;
-	no integer;
+	no integer; last_no integer;
 	timed boolean; longest integer;
 	got boolean; filtered boolean; busy boolean;
 BEGIN
@@ -1256,6 +1255,7 @@ BEGIN
 			RETURN a;
 		END IF;
 
+	-- The most common course: nothing is stored of the key, nobody is at it, and what was said of it is the default.
 	ELSIF lease IS NULL AND ret IS NULL AND first_sent IS NULL AND NOT current_setting('transaction_isolation') <> 'read committed'
 			AND coalesce(current_setting('idempotency.retention', true), '') || coalesce(current_setting('idempotency.key_time', true), '')
 				|| coalesce(current_setting('idempotency.max_key_length', true), '') = ''
@@ -1335,12 +1335,12 @@ BEGIN
 					PERFORM @extschema@.idempotent__report('open', NULL, NULL);
 				ELSIF c.scope <> scope OR c.key <> key OR c.fingerprint <> fp AND get_byte(c.fingerprint, 0) <= 1 THEN
 					a.outcome := 'mismatch';
-				ELSIF filtered AND busy IS NOT TRUE OR NOT current_setting('transaction_isolation') <> 'read committed' AND @extschema@.idempotent__is_parked(c, now_) THEN
+				ELSIF filtered AND busy IS NOT TRUE OR NOT current_setting('transaction_isolation') <> 'read committed' AND (c.parked_at IS NOT NULL OR c.max_attempts > 0 AND c.attempt >= c.max_attempts AND c.lease_until <= now_) THEN
 					IF c.scope <> scope OR c.key <> key THEN
 					a.outcome := 'mismatch';
 				ELSIF c.fingerprint <> fp AND get_byte(c.fingerprint, 0) <= 1 THEN
 					a.outcome := 'mismatch';
-				ELSIF @extschema@.idempotent__is_parked(c, now_) THEN
+				ELSIF (c.parked_at IS NOT NULL OR c.max_attempts > 0 AND c.attempt >= c.max_attempts AND c.lease_until <= now_) THEN
 					a.outcome := 'parked'; a.attempt := c.attempt; a.checkpoint := c.checkpoint; a.state := c.state;
 					a.first_seen_at := c.first_seen_at; a.error := c.last_error;
 				ELSIF c.lease_until > now_ OR c.retry_at > now_ THEN
@@ -1421,7 +1421,7 @@ BEGIN
 					a.outcome := 'mismatch';
 				ELSIF c.fingerprint <> fp AND get_byte(c.fingerprint, 0) <= 1 THEN
 					a.outcome := 'mismatch';
-				ELSIF @extschema@.idempotent__is_parked(c, now_) THEN
+				ELSIF (c.parked_at IS NOT NULL OR c.max_attempts > 0 AND c.attempt >= c.max_attempts AND c.lease_until <= now_) THEN
 					a.outcome := 'parked'; a.attempt := c.attempt; a.checkpoint := c.checkpoint; a.state := c.state;
 					a.first_seen_at := c.first_seen_at; a.error := c.last_error;
 				ELSIF c.lease_until > now_ OR c.retry_at > now_ THEN
@@ -1495,12 +1495,12 @@ BEGIN
 		a.attempt := no;
 		-- Over a counter too: its number goes on.
 		DELETE FROM @extschema@.idempotency_claims l WHERE l.id = i AND l.attempt = c.attempt AND l.reset_at IS NOT NULL;
-		longest := coalesce((SELECT CASE WHEN m.n = 0 OR m.n::bigint + no - 1 > 2147483647 THEN 0 ELSE no - 1 + m.n END
+		last_no := coalesce((SELECT CASE WHEN m.n = 0 OR m.n::bigint + no - 1 > 2147483647 THEN 0 ELSE no - 1 + m.n END
 	FROM (SELECT CASE WHEN current_setting('idempotency.max_attempts', true) <> '' THEN @extschema@.idempotent__setting_number('max_attempts', current_setting('idempotency.max_attempts'))
 	ELSE (SELECT s.max_attempts FROM @extschema@.idempotency_settings s WHERE s.only_row) END AS n) m), 0);
 		INSERT INTO @extschema@.idempotency_claims
 			(id, scope, key, fingerprint, request, attempt, max_attempts, retention, lease, first_seen_at, claimed_at, lease_until, xid)
-			VALUES (i, scope, key, fp, request, no, longest, ret, lease, now_, now_, now_ + lease, this_xact)
+			VALUES (i, scope, key, fp, request, no, last_no, ret, lease, now_, now_, now_ + lease, this_xact)
 			ON CONFLICT (id) DO NOTHING;
 		IF NOT FOUND THEN PERFORM @extschema@.idempotent__give_up(); END IF;
 	ELSIF c.id IS NOT NULL OR sent IS NOT NULL THEN
@@ -2471,7 +2471,7 @@ BEGIN
 					a.outcome := 'mismatch';
 				ELSIF c.fingerprint <> fp AND get_byte(c.fingerprint, 0) <= 1 THEN
 					a.outcome := 'mismatch';
-				ELSIF @extschema@.idempotent__is_parked(c, now_) THEN
+				ELSIF (c.parked_at IS NOT NULL OR c.max_attempts > 0 AND c.attempt >= c.max_attempts AND c.lease_until <= now_) THEN
 					a.outcome := 'parked'; a.attempt := c.attempt; a.checkpoint := c.checkpoint; a.state := c.state;
 					a.first_seen_at := c.first_seen_at; a.error := c.last_error;
 				ELSIF c.lease_until > now_ OR c.retry_at > now_ THEN
@@ -2734,7 +2734,7 @@ BEGIN
 			  AND x.relname OPERATOR(pg_catalog.=) ANY (ARRAY['idempotency_claims', 'idempotency_corrections', 'idempotency_keys', 'idempotency_settings', 'idempotency_stalled', 'idempotency_stats', 'idempotency_corrections_correction_seq']::pg_catalog.name[])
 			  UNION ALL SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass AS classid, x.oid AS objid FROM pg_catalog.pg_proc x
 			  WHERE x.pronamespace OPERATOR(pg_catalog.=) '@extschema@'::pg_catalog.regnamespace
-			  AND x.proname OPERATOR(pg_catalog.=) ANY (ARRAY['idempotent__backoff', 'idempotent__canonical', 'idempotent__citus_node', 'idempotent__expires', 'idempotent__forget', 'idempotent__get', 'idempotent__give_up', 'idempotent__guard', 'idempotent__hex', 'idempotent__is_parked', 'idempotent__key_time', 'idempotent__may_write', 'idempotent__overtaken', 'idempotent__own', 'idempotent__probe_claim', 'idempotent__reconcile', 'idempotent__report', 'idempotent__retention', 'idempotent__setting_boolean', 'idempotent__setting_number', 'idempotent__setting_span', 'idempotent__shapes', 'idempotent__span', 'idempotent__step', 'idempotent__ulid_millis', 'idempotent__write_release', 'idempotent__xact', 'idempotent_backoff', 'idempotent_begin', 'idempotent_begin_many', 'idempotent_call', 'idempotent_checkpoint', 'idempotent_derive', 'idempotent_finish', 'idempotent_finish_many', 'idempotent_forget', 'idempotent_forget_scope', 'idempotent_lookup', 'idempotent_park', 'idempotent_prune', 'idempotent_reconcile', 'idempotent_release', 'idempotent_resolve', 'idempotent_resume', 'idempotent_retry', 'idempotent_stats', 'idempotent_stats_reset', 'idempotent_try_begin']::pg_catalog.name[])
+			  AND x.proname OPERATOR(pg_catalog.=) ANY (ARRAY['idempotent__backoff', 'idempotent__canonical', 'idempotent__citus_node', 'idempotent__expires', 'idempotent__forget', 'idempotent__get', 'idempotent__give_up', 'idempotent__guard', 'idempotent__hex', 'idempotent__key_time', 'idempotent__may_write', 'idempotent__overtaken', 'idempotent__own', 'idempotent__probe_claim', 'idempotent__reconcile', 'idempotent__report', 'idempotent__retention', 'idempotent__setting_boolean', 'idempotent__setting_number', 'idempotent__setting_span', 'idempotent__shapes', 'idempotent__span', 'idempotent__step', 'idempotent__ulid_millis', 'idempotent__write_release', 'idempotent__xact', 'idempotent_backoff', 'idempotent_begin', 'idempotent_begin_many', 'idempotent_call', 'idempotent_checkpoint', 'idempotent_derive', 'idempotent_finish', 'idempotent_finish_many', 'idempotent_forget', 'idempotent_forget_scope', 'idempotent_lookup', 'idempotent_park', 'idempotent_prune', 'idempotent_reconcile', 'idempotent_release', 'idempotent_resolve', 'idempotent_resume', 'idempotent_retry', 'idempotent_stats', 'idempotent_stats_reset', 'idempotent_try_begin']::pg_catalog.name[])
 			  UNION ALL SELECT 'pg_catalog.pg_type'::pg_catalog.regclass AS classid, x.oid AS objid FROM pg_catalog.pg_type x
 			  WHERE x.typnamespace OPERATOR(pg_catalog.=) '@extschema@'::pg_catalog.regnamespace
 			  AND x.typname OPERATOR(pg_catalog.=) ANY (ARRAY['idempotent_attempt', 'idempotent_claim']::pg_catalog.name[])) d

@@ -159,7 +159,7 @@ compat_bitmap_next_page(CompatBitmapIterator *iterator, BlockNumber *block)
 
 /*
  * Delete a row.  Without wait, a row that another transaction is changing is
- * left alone, and the result is TM_WouldBlock.
+ * left alone, and the result is TM_BeingModified.
  *
  * 19 has as many arguments as the versions before, in another order and of
  * types that convert into each other.  A call in the wrong order compiles with

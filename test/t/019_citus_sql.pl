@@ -87,7 +87,13 @@ SQL
 # A node that comes later has all of it but its own table, and then its share of the shards.
 add_node($workers[1]);
 is(Session->new($workers[1])->code("SELECT idempotency.idempotent_begin('new', 'k')"), '0A000', 'a node that has no table of open attempts refuses');
+$workers[1]->safe_psql('postgres', 'ALTER DEFAULT PRIVILEGES FOR ROLE keeper GRANT ALL ON TABLES TO shop');
 $workers[1]->safe_psql('postgres', 'SET ROLE keeper; SELECT idempotency.idempotent__citus_node()');
+is( $workers[1]->safe_psql('postgres', q{
+		SELECT count(*) FROM pg_class c, aclexplode(c.relacl) x
+		WHERE c.relname IN ('idempotency_open', 'idempotency_in_flight') AND x.grantee NOT IN (c.relowner, 'pg_monitor'::regrole)}),
+	'0', 'what it makes there is nobody else\'s, whatever the default privileges say');
+$workers[1]->safe_psql('postgres', 'ALTER DEFAULT PRIVILEGES FOR ROLE keeper REVOKE ALL ON TABLES FROM shop');
 $coordinator->safe_psql('postgres', "SELECT rebalance_table_shards(shard_transfer_mode => 'block_writes')");
 is($coordinator->safe_psql('postgres', "SELECT count(DISTINCT nodeport) FROM citus_shards WHERE table_name = 'idempotency.idempotency_keys'::regclass"),
 	'2', 'keys are at both workers');
