@@ -9,8 +9,9 @@ import { dirname } from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as pause } from 'node:timers/promises'
 import pg from 'pg'
+import postgres from 'postgres'
 import Stripe from 'stripe'
-import { express as adapter, idempotency, keepRawBody, pgDriver, stripe, stripeV2, UnknownOutcome } from 'idempotency-postgres'
+import { express as adapter, idempotency, keepRawBody, pgDriver, postgresDriver, stripe, stripeV2, UnknownOutcome } from 'idempotency-postgres'
 import express from 'express'
 import { admin, guard, pool, serve, sql } from './apps.js'
 
@@ -33,6 +34,12 @@ test('the account has no default', async () => {
   assert.throws(() => idempotency({ connect: pgDriver(pool) }), TypeError)
   const nobody = idempotency({ connect: pgDriver(pool), account: () => undefined })
   assert.equal((await nobody.run(request(), async () => assert.fail('ran'))).status, 401)
+})
+
+test('an sql on which a reserved connection would never come is refused', async () => {
+  const other = postgres({ fetch_types: false })
+  assert.throws(() => postgresDriver(other), TypeError)
+  await other.end()
 })
 
 test('a body that was parsed without its bytes is an error', async () => {
