@@ -626,7 +626,7 @@ class Attempt:
 
 def asks_status(options: Options, method: str, path: str) -> bool:
     """Is this a request for a status resource, which the package answers itself?"""
-    return options.status is not None and method == "GET" and path.startswith(f"{options.status}/")
+    return options.status is not None and method in ("GET", "HEAD") and path.startswith(f"{options.status}/")
 
 
 def operation_name(request: Request, key: str) -> str:

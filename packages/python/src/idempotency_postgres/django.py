@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import connections, transaction
 from django.http import HttpResponse
 from django.urls import Resolver404, resolve
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_safe
 
 from .context import use
 from .core import Attempt, Options, Request, Response, asks_status
@@ -128,7 +128,7 @@ def status_view(options: Options, using: str = "default") -> Callable[..., Any]:
     """The view of the status resources, beside the decorator; the middleware answers for them itself."""
     def view(request: Any, **_: Any) -> Any:
         return _django(run(Attempt(options, _request(request)).status(), DjangoSession(using)), None)
-    return require_GET(transaction.non_atomic_requests(using=using)(view))  # type: ignore[no-any-return]
+    return require_safe(transaction.non_atomic_requests(using=using)(view))  # type: ignore[no-any-return]
 
 
 class IdempotencyMiddleware:

@@ -28,7 +28,8 @@ class IdempotencyMiddleware:
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         if asks_status(self.options, environ["REQUEST_METHOD"], _path(environ)):
-            return _send(start_response, run(Attempt(self.options, _request(environ, b"")).status(), self.driver.session()))
+            response = run(Attempt(self.options, _request(environ, b"")).status(), self.driver.session())
+            return _send(start_response, response, environ["REQUEST_METHOD"] == "HEAD")
         routed = self.route(environ) if environ["REQUEST_METHOD"] in self.options.methods else None
         if routed is None:
             return self.app(environ, start_response)     # type: ignore[no-any-return]
@@ -136,9 +137,9 @@ def _hold(app: Any, environ: Environ) -> Response:
     return Response(started[0], started[1], b"".join(chunks))
 
 
-def _send(start_response: Any, response: Response) -> List[bytes]:
+def _send(start_response: Any, response: Response, head: bool = False) -> List[bytes]:
     headers = [(name, value) for name, value in response.headers if name.lower() not in ("content-length", "transfer-encoding")]
     if response.status not in (204, 304):
         headers.append(("Content-Length", str(len(response.body))))
     start_response(f"{response.status} {reasons.get(response.status, 'Status')}", headers)
-    return [response.body]
+    return [] if head else [response.body]
