@@ -3,7 +3,7 @@
 # Instructions for each call, counted by callgrind in a single-user backend: repeatable where time is not.
 
 measure_instructions() {
-	need_packages valgrind
+	need_packages valgrind >&2
 	fresh
 	sql_or_die -c "SELECT pay_idempotency(key), pay_bare(key) FROM (VALUES ('c0ffee00-0000-4000-8000-000000000000')) v(key)"
 	say '## Instructions for each call' '' \

@@ -64,6 +64,6 @@ libraries_bases() {	# file of turns
 need_redis() {
 	is_installed redis-server && return
 	[ ! -d /run/systemd/system ] || as_root systemctl -q mask --runtime redis-server
-	need_packages redis-server
+	need_packages redis-server >&2
 	[ ! -d /run/systemd/system ] || as_root systemctl -q unmask --runtime redis-server
 }
