@@ -37,7 +37,7 @@ const reserve = (sql) => sql.reserve().catch((error) => error?.severity === 'FAT
 /** For an `sql` of `postgres` (postgres.js). The handler gets a reserved `sql`. TypeError: `fetch_types: false`. */
 function postgresDriver(sql) {
   // postgres.js 3.4: it hands a connection that was opened to be reserved to its waiter only after it has fetched the types.
-  if (sql.options.fetch_types === false) throw new TypeError('postgresDriver needs fetch_types: without it sql.reserve() waits for ever')
+  if (sql.options?.fetch_types === false) throw new TypeError('postgresDriver needs fetch_types: without it sql.reserve() waits for ever')
   return async function connect() {
     const reserved = await reserve(sql)
     // Where the connection has been closed, postgres.js would still send the statements: for ever, or to whom its place has gone.

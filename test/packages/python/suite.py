@@ -61,6 +61,14 @@ class Running:
         finally:
             connection.close()
 
+    def head(self, path, account="one"):
+        """status, content-length, and what came after the headers, which http.client would not read."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as line:
+            line.sendall(f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\nX-Account: {account}\r\nConnection: close\r\n\r\n".encode())
+            top, _, rest = b"".join(iter(lambda: line.recv(65536), b"")).partition(b"\r\n\r\n")
+        lengths = [field[15:].strip() for field in top.decode().lower().split("\r\n") if field.startswith("content-length:")]
+        return int(top.split()[1]), lengths, rest
+
 
 def check(name, got, wanted):
     if got == wanted:
@@ -246,9 +254,7 @@ def later(framework):
               [201, [{"done": "charge"}, {"done": "ship"}], "/orders/7"])
         check(f"{framework}: 202, the replay", [replay[0], replay[2] == done[2], replay[1].get("idempotency-replayed"), calls(key), count(reference)],
               [201, True, "true", [["charge", 1, 1], ["ship", 1, 1]], 1])
-        head = service.send(None, path=location, method="HEAD")
-        length = head[1].get("content-length", str(len(done[2])))       # Django leaves it out
-        check(f"{framework}: 202, HEAD tells the same without the body", [head[0], length, head[2]], [201, str(len(done[2])), b""])
+        check(f"{framework}: 202, HEAD tells the same without the body", service.head(location), (201, [str(len(done[2]))], b""))
         others = [poll(location, account="two")[0], *(poll(path)[0] for path in ("/operations/nothing", "/operations/bnVsbA", location + "x"))]
         check(f"{framework}: another account and another name find nothing", others, [404] * 4)
         check(f"{framework}: nobody's operation", poll(location, account=None)[0], 401)

@@ -124,10 +124,18 @@ def _request(native: Any, route: str = "", params: Mapping[str, Any] = {}) -> Re
                    route, params, native)
 
 
+def _status(request: Any, options: Options, using: str) -> Any:
+    response = _django(run(Attempt(options, _request(request)).status(), DjangoSession(using)), None)
+    if request.method == "HEAD":            # not every server leaves the body out
+        response["Content-Length"] = str(len(response.content))
+        response.content = b""
+    return response
+
+
 def status_view(options: Options, using: str = "default") -> Callable[..., Any]:
     """The view of the status resources, beside the decorator; the middleware answers for them itself."""
     def view(request: Any, **_: Any) -> Any:
-        return _django(run(Attempt(options, _request(request)).status(), DjangoSession(using)), None)
+        return _status(request, options, using)
     return require_safe(transaction.non_atomic_requests(using=using)(view))  # type: ignore[no-any-return]
 
 
@@ -141,7 +149,7 @@ class IdempotencyMiddleware:
 
     def __call__(self, request: Any) -> Any:
         if asks_status(self.options, request.method, request.path):
-            return _django(run(Attempt(self.options, _request(request)).status(), DjangoSession(self.using)), None)
+            return _status(request, self.options, self.using)
         routed = self._route(request)
         if routed is None:
             return self.get_response(request)
