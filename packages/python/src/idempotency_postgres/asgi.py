@@ -34,7 +34,7 @@ class IdempotencyMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and asks_status(self.options, scope["method"], scope["path"]):
             attempt = Attempt(self.options, _request(scope, b""))
-            await _send(send, await run_async(attempt.status(), self.driver.session()), scope["method"] == "HEAD")
+            await _send(send, await run_async(attempt.status(), self.driver.session()))
             return
         routed = self._route(scope)
         if routed is None:
@@ -164,10 +164,10 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-async def _send(send: Send, response: Response, head: bool = False) -> None:
+async def _send(send: Send, response: Response) -> None:
     headers = [(name, value) for name, value in response.headers if name.lower() not in ("content-length", "transfer-encoding")]
     if response.status >= 200 and response.status not in (204, 304):
         headers.append(("Content-Length", str(len(response.body))))
     await send({"type": "http.response.start", "status": response.status,
                 "headers": [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]})
-    await send({"type": "http.response.body", "body": b"" if head else response.body})
+    await send({"type": "http.response.body", "body": response.body})
