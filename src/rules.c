@@ -28,8 +28,12 @@ rules_time_after(TimestampTz start, int64 span)
 	return end;
 }
 
-bool
-rules_sent_is_known(SentTime sent, int64 retention, TimestampTz now)
+/*
+ * Is the time known at which the request was sent?  A key's own time counts
+ * only if it is at most one retention ahead of now.
+ */
+static bool
+sent_is_known(SentTime sent, int64 retention, TimestampTz now)
 {
 	if (sent.by == SENT_BY_KEY)
 		return sent.at <= rules_time_after(now, retention);
@@ -56,7 +60,7 @@ rules_expires_at(TimestampTz now, SentTime sent, int64 retention)
 	int64		step = expiry_step(retention);
 	int64		beyond;
 
-	if (rules_sent_is_known(sent, retention, now))
+	if (sent_is_known(sent, retention, now))
 		base = Max(base, Min(sent.at, rules_time_after(now, retention)));
 	end = rules_time_after(base, retention);
 	beyond = end % step;
@@ -91,8 +95,9 @@ rules_attempt_is_ended(const StoredClaim *claim)
 	return claim->retry_at != 0 || claim->parked_at != 0;
 }
 
-bool
-rules_is_parked(const StoredClaim *claim, TimestampTz now)
+/* Must the claim be settled before anybody may try again? */
+static bool
+is_parked(const StoredClaim *claim, TimestampTz now)
 {
 	if (claim->parked_at != 0)
 		return true;
@@ -105,7 +110,7 @@ bool
 rules_is_due(const StoredClaim *claim, TimestampTz now)
 {
 	return claim->reset_at == 0 && !rules_lease_is_live(claim, now) &&
-		claim->retry_at <= now && !rules_is_parked(claim, now);
+		claim->retry_at <= now && !is_parked(claim, now);
 }
 
 int32
@@ -137,7 +142,7 @@ outcome_of_claim(const RuleRequest *request, const StoredClaim *claim,
 {
 	if (fingerprint_differs(&claim->fingerprint, request->fingerprint))
 		return OUTCOME_MISMATCH;
-	if (rules_is_parked(claim, now))
+	if (is_parked(claim, now))
 		return OUTCOME_PARKED;
 	return alone && rules_is_due(claim, now) ? OUTCOME_RECOVERED :
 		OUTCOME_IN_PROGRESS;
@@ -151,7 +156,7 @@ outcome_of_claim(const RuleRequest *request, const StoredClaim *claim,
 static bool
 is_too_late(const RuleRequest *request, const Stored *stored, TimestampTz now)
 {
-	if (!rules_sent_is_known(request->sent, request->retention, now))
+	if (!sent_is_known(request->sent, request->retention, now))
 		return false;
 	if (stored->has_key && !stored->key.shortened &&
 		request->sent.at < stored->key.expires_at)

@@ -60,12 +60,6 @@ typedef struct RuleRequest
 extern TimestampTz rules_time_after(TimestampTz start, int64 span);
 
 /*
- * Is the time known at which the request was sent?  A key's own time counts
- * only if it is at most one retention ahead of now.
- */
-extern bool rules_sent_is_known(SentTime sent, int64 retention, TimestampTz now);
-
-/*
  * When an answer expires that is finished now: retention after now, or after
  * the time when its request was sent, where that is known and later.  Rounded
  * up to a multiple of the largest power of two of microseconds that is not
@@ -83,9 +77,6 @@ extern bool rules_lease_is_live(const StoredClaim *claim, TimestampTz now);
 
 /* Did release or park end the claim's attempt before its lease was over? */
 extern bool rules_attempt_is_ended(const StoredClaim *claim);
-
-/* Must the claim be settled before anybody may try again? */
-extern bool rules_is_parked(const StoredClaim *claim, TimestampTz now);
 
 /* May resume hand the claim out? */
 extern bool rules_is_due(const StoredClaim *claim, TimestampTz now);

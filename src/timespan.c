@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * timespan.c
- *	  Lengths of time: from an interval or the text of a setting to
- *	  microseconds.
+ *	  Lengths of time, between intervals and microseconds.
  *
  * Portions Copyright (c) 2026, the idempotency developers
  *
@@ -11,8 +10,6 @@
 #include "postgres.h"
 
 #include "common/int.h"
-#include "pgtime.h"
-#include "utils/datetime.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -39,35 +36,6 @@ timespan_from_interval(const Interval *span, int64 *usecs)
 	if (INTERVAL_NOT_FINITE(span))
 		return false;
 	return timespan_sum(span->month, span->day, span->time, usecs);
-}
-
-/* What interval_in() does, without its errors. */
-bool
-timespan_from_text(const char *text, int64 *usecs)
-{
-	struct pg_itm_in itm;
-	char		work[256];
-	char	   *field[MAXDATEFIELDS];
-	int			ftype[MAXDATEFIELDS];
-	int			nf;
-	int			dtype;
-
-	memset(&itm, 0, sizeof(itm));
-	if (ParseDateTime(text, work, sizeof(work), field, ftype,
-					  MAXDATEFIELDS, &nf) != 0 ||
-		DecodeInterval(field, ftype, nf, INTERVAL_FULL_RANGE,
-					   &dtype, &itm) != 0)
-	{
-		char	   *copy = strlen(text) < sizeof(work) ? strcpy(work, text) : NULL;
-
-		if (copy == NULL ||
-			DecodeISO8601Interval(copy, &dtype, &itm) != 0)
-			return false;
-	}
-	if (dtype != DTK_DELTA)
-		return false;
-	return timespan_sum((int64) itm.tm_year * MONTHS_PER_YEAR + itm.tm_mon,
-						itm.tm_mday, itm.tm_usec, usecs);
 }
 
 Interval *

@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * timespan.h
- *	  Lengths of time: from an interval or the text of a setting to
- *	  microseconds.
+ *	  Lengths of time, between intervals and microseconds.
  *
  * A retention or a lease is a length, not a date in a calendar: a day is 24
  * hours and a month 30 days, as when intervals are compared.  So when a key
@@ -19,13 +18,6 @@
 
 /* An interval as microseconds; false if it is infinite or too long. */
 extern bool timespan_from_interval(const Interval *span, int64 *usecs);
-
-/*
- * The text of an interval ('24 hours', '15d', '01:30', 'P1D', or a bare
- * number of seconds) as microseconds; false if it is not one.  Throws
- * nothing and reads no catalog, so a setting's check hook may call it.
- */
-extern bool timespan_from_text(const char *text, int64 *usecs);
 
 /* Microseconds as an interval of hours, minutes and seconds, palloc'd. */
 extern Interval *timespan_to_interval(int64 usecs);
