@@ -18,7 +18,7 @@
  *	  I12	resolve overwrites no answer that a worker has stored since its
  *			caller looked; whoever saw a claim does not ask to correct
  *
- * due and IS_PARKED stand for rules_is_due() and rules_is_parked() of src/rules.c.
+ * due and IS_PARKED stand for rules_is_due() and is_parked() of src/rules.c.
  *
  * Each of these takes out one rule, and spin must find the damage:
  *
