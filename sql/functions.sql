@@ -504,7 +504,7 @@ END $$;
 
 -- @object
 CREATE FUNCTION @extschema@.idempotent__guard() RETURNS trigger
-	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 DECLARE
 	context text;
 BEGIN

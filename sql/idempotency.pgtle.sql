@@ -479,7 +479,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION @extschema@.idempotent__guard() RETURNS trigger
-	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 DECLARE
 	context text;
 BEGIN
@@ -747,7 +747,7 @@ CREATE FUNCTION @extschema@.idempotent_begin(
 	lease interval DEFAULT NULL)
 	RETURNS @extschema@.idempotent_attempt
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -1077,7 +1077,7 @@ CREATE FUNCTION @extschema@.idempotent_try_begin(
 	lease interval DEFAULT NULL)
 	RETURNS @extschema@.idempotent_attempt
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -1408,7 +1408,7 @@ CREATE FUNCTION @extschema@.idempotent_finish(
 	body_text text DEFAULT NULL)
 	RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -1543,7 +1543,7 @@ CREATE FUNCTION @extschema@.idempotent_release(
 	retry_after interval DEFAULT NULL, reset boolean DEFAULT false)
 	RETURNS boolean
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -1606,7 +1606,7 @@ CREATE FUNCTION @extschema@.idempotent_checkpoint(
 	state jsonb DEFAULT NULL, lease interval DEFAULT NULL)
 	RETURNS timestamptz
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -1667,7 +1667,7 @@ CREATE FUNCTION @extschema@.idempotent_park(
 	scope text, key text, attempt integer, error text)
 	RETURNS boolean
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -1792,7 +1792,7 @@ CREATE FUNCTION @extschema@.idempotent_retry(
 	scope text, key text, lease interval)
 	RETURNS @extschema@.idempotent_claim
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -1863,7 +1863,7 @@ CREATE FUNCTION @extschema@.idempotent_resolve(
 	attempt integer DEFAULT NULL, correct boolean DEFAULT false)
 	RETURNS text
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -2088,7 +2088,7 @@ CREATE FUNCTION @extschema@.idempotent_begin_many(
 	scope text, keys text[], retention interval DEFAULT NULL)
 	RETURNS SETOF text
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -2221,7 +2221,7 @@ $$;
 CREATE FUNCTION @extschema@.idempotent_finish_many(scope text, keys text[])
 	RETURNS bigint
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -2285,7 +2285,7 @@ $$;
 CREATE FUNCTION @extschema@.idempotent_lookup(scope text, key text)
 	RETURNS SETOF @extschema@.idempotent_attempt
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -2375,7 +2375,7 @@ $$;
 CREATE FUNCTION @extschema@.idempotent_forget(scope text, key text)
 	RETURNS boolean
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE

@@ -510,7 +510,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION @extschema@.idempotent__guard() RETURNS trigger
-	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 DECLARE
 	context text;
 BEGIN
@@ -778,7 +778,7 @@ CREATE FUNCTION @extschema@.idempotent_begin(
 	lease interval DEFAULT NULL)
 	RETURNS @extschema@.idempotent_attempt
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -1108,7 +1108,7 @@ CREATE FUNCTION @extschema@.idempotent_try_begin(
 	lease interval DEFAULT NULL)
 	RETURNS @extschema@.idempotent_attempt
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -1439,7 +1439,7 @@ CREATE FUNCTION @extschema@.idempotent_finish(
 	body_text text DEFAULT NULL)
 	RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -1574,7 +1574,7 @@ CREATE FUNCTION @extschema@.idempotent_release(
 	retry_after interval DEFAULT NULL, reset boolean DEFAULT false)
 	RETURNS boolean
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -1637,7 +1637,7 @@ CREATE FUNCTION @extschema@.idempotent_checkpoint(
 	state jsonb DEFAULT NULL, lease interval DEFAULT NULL)
 	RETURNS timestamptz
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -1698,7 +1698,7 @@ CREATE FUNCTION @extschema@.idempotent_park(
 	scope text, key text, attempt integer, error text)
 	RETURNS boolean
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -1823,7 +1823,7 @@ CREATE FUNCTION @extschema@.idempotent_retry(
 	scope text, key text, lease interval)
 	RETURNS @extschema@.idempotent_claim
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -1894,7 +1894,7 @@ CREATE FUNCTION @extschema@.idempotent_resolve(
 	attempt integer DEFAULT NULL, correct boolean DEFAULT false)
 	RETURNS text
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -2119,7 +2119,7 @@ CREATE FUNCTION @extschema@.idempotent_begin_many(
 	scope text, keys text[], retention interval DEFAULT NULL)
 	RETURNS SETOF text
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -2252,7 +2252,7 @@ $$;
 CREATE FUNCTION @extschema@.idempotent_finish_many(scope text, keys text[])
 	RETURNS bigint
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -2316,7 +2316,7 @@ $$;
 CREATE FUNCTION @extschema@.idempotent_lookup(scope text, key text)
 	RETURNS SETOF @extschema@.idempotent_attempt
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -2406,7 +2406,7 @@ $$;
 CREATE FUNCTION @extschema@.idempotent_forget(scope text, key text)
 	RETURNS boolean
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
