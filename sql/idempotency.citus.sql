@@ -503,7 +503,7 @@ END $$;
 
 CREATE FUNCTION @extschema@.idempotent__get(i uuid, h bigint, scope text, key text)
 	RETURNS @extschema@.idempotency_keys
-	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_variable
 DECLARE
 	this_xact xid8 := @extschema@.idempotent__xact(true);
@@ -545,7 +545,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION @extschema@.idempotent__probe_claim(i uuid) RETURNS boolean
-	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 BEGIN
 	INSERT INTO @extschema@.idempotency_claims
 		(id, attempt, max_attempts, retention, lease, first_seen_at, claimed_at, lease_until, reset_at)
@@ -615,7 +615,7 @@ END $$;
 
 CREATE FUNCTION @extschema@.idempotent__own(i uuid, h bigint, scope text, key text, attempt integer, may_be_ended boolean)
 	RETURNS @extschema@.idempotency_claims
-	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_variable
 DECLARE
 	c @extschema@.idempotency_claims;
@@ -645,7 +645,7 @@ END $$;
 
 CREATE FUNCTION @extschema@.idempotent__write_release(i uuid, stored integer, attempt integer, error text, retry_after interval, reset boolean)
 	RETURNS boolean
-	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_variable
 DECLARE
 	now_ timestamptz := clock_timestamp();
@@ -677,7 +677,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION @extschema@.idempotent__forget(i uuid, h bigint, scope text, key text) RETURNS boolean
-	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_variable
 DECLARE
 	k @extschema@.idempotency_keys;
@@ -1839,7 +1839,7 @@ CREATE FUNCTION @extschema@.idempotent_resume(
 	lease interval, max_keys integer DEFAULT 1, scope text DEFAULT NULL)
 	RETURNS SETOF @extschema@.idempotent_claim
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE ROWS 1 SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -2537,7 +2537,7 @@ CREATE FUNCTION @extschema@.idempotent_forget_scope(
 	scope text, max_keys integer DEFAULT 10000)
 	RETURNS bigint
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -2577,7 +2577,7 @@ $$;
 CREATE FUNCTION @extschema@.idempotent_prune(max_keys integer DEFAULT 10000)
 	RETURNS bigint
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE

@@ -4,7 +4,7 @@
 \getenv dir PG_ABS_SRCDIR
 \set setup :dir '/setup.sql'
 \i :setup
-SELECT plan(26);
+SELECT plan(32);
 
 -- How often a command reads a whole table of ours.
 CREATE FUNCTION pg_temp.scanned() RETURNS bigint LANGUAGE sql AS $$
@@ -24,6 +24,16 @@ $$;
 VACUUM (ANALYZE) idempotency_keys, idempotency_claims;
 BEGIN;
 SELECT cmp_ok(pg_temp.scans('SELECT FROM idempotency_keys WHERE id = gen_random_uuid()'), '=', 1::bigint, 'a query of one''s own reads all of an empty table');
+-- What they share with a function that may read a whole table is planned as for themselves, whoever comes first.
+DO $$
+BEGIN
+	FOR n IN 1..7 LOOP
+		PERFORM idempotent_begin('many', 'key ' || n);
+		PERFORM idempotent_finish('many', 'key ' || n);
+	END LOOP;
+END $$;
+SELECT is(idempotent_forget_scope('many', 6), 6::bigint, 'forget_scope, by which the first plans are made');
+SELECT pg_temp.by_id(format('SELECT idempotent_forget(''many'', %L)', (SELECT key FROM idempotency_keys WHERE scope = 'many')), 'forget after it');
 SELECT pg_temp.by_id('SELECT idempotent_begin(''s'', ''one'', request => ''1'')', 'begin');
 SELECT pg_temp.by_id('SELECT idempotent_finish(''s'', ''one'', ''1'')', 'finish');
 SELECT pg_temp.by_id('SET CONSTRAINTS ALL IMMEDIATE', 'the guard');
@@ -50,5 +60,11 @@ SELECT pg_temp.by_id('SELECT idempotent_forget(''s'', ''one'')', 'forget');
 SELECT pg_temp.by_id('SELECT idempotent_begin(''s'', ''one'', request => ''1'')', 'begin of what was forgotten');
 SELECT pg_temp.by_id('SELECT idempotent_finish(''s'', ''one'', ''1'')', 'finish of it');
 SELECT pg_temp.by_id('SET CONSTRAINTS ALL IMMEDIATE', 'the guard of all of them');
+SELECT is(outcome, 'started', 'a claim for resume') FROM idempotent_begin('s', 'due', lease => '1 microsecond');
+COMMIT;
+BEGIN;
+SELECT is(pg_temp.scans('SELECT idempotent_resume(''1 hour'')'), 1::bigint, 'resume reads the claims, and keys by id');
+SELECT is(attempt, 2, 'has got it') FROM idempotency_claims WHERE scope = 's' AND key = 'due';
+SELECT is(pg_temp.scans('SELECT idempotent_prune()'), 1::bigint, 'prune reads the claims, and keys by their end');
 COMMIT;
 SELECT * FROM finish();
