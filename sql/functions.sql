@@ -739,6 +739,7 @@ BEGIN
 		-- The row.
 		IF lease IS NOT NULL THEN
 			old := @extschema@.idempotent__get(i, h, scope, key);
+			now_ := clock_timestamp();
 			CONTINUE WHEN old.expires_at > now_;
 		ELSE
 			IF r.id IS NOT NULL THEN
@@ -821,7 +822,9 @@ BEGIN
 			sent := @extschema@.idempotent__key_time(key);
 			sent := CASE WHEN sent <= now_ + ret THEN sent END;
 		END IF;
-		IF sent IS NOT NULL AND (sent + ret <= now_ OR old.id IS NOT NULL AND old.shortened IS NOT TRUE AND sent < old.expires_at) THEN
+		-- By the clock, since the row may have been waited for: what kept the request's answer may have been pruned meanwhile.
+		IF sent IS NOT NULL AND (sent + ret <= clock_timestamp()
+				OR old.id IS NOT NULL AND old.shortened IS NOT TRUE AND sent < old.expires_at) THEN
 			a.outcome := 'expired';
 		END IF;
 	END IF;
@@ -1488,6 +1491,13 @@ BEGIN
 			ON CONFLICT (id) DO NOTHING RETURNING o.id)
 		SELECT array_agg(p.id) INTO got FROM put p;
 		new_ := new_ || got;
+		-- By the clock, as in begin: what kept a key may have been pruned while the rows were waited for.
+		FOR k IN SELECT t.key FROM unnest(dated, dated_keys, dates) t (id, key, at)
+				WHERE t.id = ANY (got) AND t.at + ret <= clock_timestamp()
+					AND NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = t.id AND l.reset_at IS NULL)
+				ORDER BY t.id LIMIT 1 LOOP
+			@too_late@
+		END LOOP;
 		-- [citus
 		INSERT INTO @extschema@.idempotency_open (id, key) SELECT u.id, u.key FROM unnest(got) g (id) JOIN unnest(ids, names_) u (id, key) ON u.id = g.id;
 		-- ]
@@ -1536,11 +1546,14 @@ END
 			FOR k IN SELECT t.key FROM unnest(dated, dated_keys, dates) t (id, key, at)
 					LEFT JOIN unnest(got) l (id) ON l.id = t.id LEFT JOIN unnest(old, ends) o (id, expires_at) ON o.id = t.id
 					WHERE l.id IS NULL AND (t.at + ret <= now_ OR t.at < o.expires_at) ORDER BY t.id LIMIT 1 LOOP
-				RAISE EXCEPTION USING ERRCODE = 'IK412', MESSAGE = 'an idempotency key of the batch is older than its retention',
-					DETAIL = format('The key is "%s".', k.key),
-					HINT = 'Find out by other means what became of it, and leave it out of the batch.';
+				@too_late@
 			END LOOP;
 		END IF;
+
+-- @macro too_late
+RAISE EXCEPTION USING ERRCODE = 'IK412', MESSAGE = 'an idempotency key of the batch is older than its retention',
+					DETAIL = format('The key is "%s".', k.key),
+					HINT = 'Find out by other means what became of it, and leave it out of the batch.';
 
 -- @body idempotent_finish_many
 #variable_conflict use_variable

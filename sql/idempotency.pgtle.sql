@@ -938,6 +938,7 @@ BEGIN
 		-- The row.
 		IF lease IS NOT NULL THEN
 			old := @extschema@.idempotent__get(i, h, scope, key);
+			now_ := clock_timestamp();
 			CONTINUE WHEN old.expires_at > now_;
 		ELSE
 			IF r.id IS NOT NULL THEN
@@ -1031,7 +1032,9 @@ BEGIN
 			sent := @extschema@.idempotent__key_time(key);
 			sent := CASE WHEN sent <= now_ + ret THEN sent END;
 		END IF;
-		IF sent IS NOT NULL AND (sent + ret <= now_ OR old.id IS NOT NULL AND old.shortened IS NOT TRUE AND sent < old.expires_at) THEN
+		-- By the clock, since the row may have been waited for: what kept the request's answer may have been pruned meanwhile.
+		IF sent IS NOT NULL AND (sent + ret <= clock_timestamp()
+				OR old.id IS NOT NULL AND old.shortened IS NOT TRUE AND sent < old.expires_at) THEN
 			a.outcome := 'expired';
 		END IF;
 	END IF;
@@ -1268,6 +1271,7 @@ BEGIN
 		-- The row.
 		IF lease IS NOT NULL THEN
 			old := @extschema@.idempotent__get(i, h, scope, key);
+			now_ := clock_timestamp();
 			CONTINUE WHEN old.expires_at > now_;
 		ELSE
 			IF r.id IS NOT NULL THEN
@@ -1361,7 +1365,9 @@ BEGIN
 			sent := @extschema@.idempotent__key_time(key);
 			sent := CASE WHEN sent <= now_ + ret THEN sent END;
 		END IF;
-		IF sent IS NOT NULL AND (sent + ret <= now_ OR old.id IS NOT NULL AND old.shortened IS NOT TRUE AND sent < old.expires_at) THEN
+		-- By the clock, since the row may have been waited for: what kept the request's answer may have been pruned meanwhile.
+		IF sent IS NOT NULL AND (sent + ret <= clock_timestamp()
+				OR old.id IS NOT NULL AND old.shortened IS NOT TRUE AND sent < old.expires_at) THEN
 			a.outcome := 'expired';
 		END IF;
 	END IF;
@@ -2183,6 +2189,15 @@ BEGIN
 			ON CONFLICT (id) DO NOTHING RETURNING o.id)
 		SELECT array_agg(p.id) INTO got FROM put p;
 		new_ := new_ || got;
+		-- By the clock, as in begin: what kept a key may have been pruned while the rows were waited for.
+		FOR k IN SELECT t.key FROM unnest(dated, dated_keys, dates) t (id, key, at)
+				WHERE t.id = ANY (got) AND t.at + ret <= clock_timestamp()
+					AND NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = t.id AND l.reset_at IS NULL)
+				ORDER BY t.id LIMIT 1 LOOP
+			RAISE EXCEPTION USING ERRCODE = 'IK412', MESSAGE = 'an idempotency key of the batch is older than its retention',
+					DETAIL = format('The key is "%s".', k.key),
+					HINT = 'Find out by other means what became of it, and leave it out of the batch.';
+		END LOOP;
 		SELECT array_agg(u.id ORDER BY u.id) INTO todo FROM unnest(todo) u (id)
 			LEFT JOIN unnest(got) g (id) ON g.id = u.id WHERE g.id IS NULL;
 		EXIT WHEN todo IS NULL;
