@@ -14,7 +14,8 @@ CREATE TABLE bank.effect (
 	src integer NOT NULL, dst integer NOT NULL, amount integer NOT NULL);
 
 -- Work on keys that expire in seconds and are used again.
-CREATE TABLE bank.brief (key text NOT NULL, first_seen_at timestamptz NOT NULL, retention interval NOT NULL);
+CREATE TABLE bank.brief (key text NOT NULL, first_seen_at timestamptz NOT NULL, retention interval NOT NULL,
+	used_at timestamptz NOT NULL DEFAULT clock_timestamp());
 
 -- Work on the messages of a queue, which come more than once and in batches.
 CREATE TABLE bank.message (key text NOT NULL);
