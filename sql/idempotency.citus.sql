@@ -2315,9 +2315,7 @@ BEGIN
 		new_ := new_ || got;
 		-- By the clock, as in begin: what kept a key may have been pruned while the rows were waited for.
 		FOR k IN SELECT t.key FROM unnest(dated, dated_keys, dates) t (id, key, at)
-				WHERE t.id = ANY (got) AND t.at + ret <= clock_timestamp()
-					AND NOT EXISTS (SELECT FROM @extschema@.idempotency_claims l WHERE l.id = t.id AND l.reset_at IS NULL)
-				ORDER BY t.id LIMIT 1 LOOP
+				WHERE t.id = ANY (got) AND t.at + ret <= clock_timestamp() ORDER BY t.id LIMIT 1 LOOP
 			RAISE EXCEPTION USING ERRCODE = 'IK412', MESSAGE = 'an idempotency key of the batch is older than its retention',
 					DETAIL = format('The key is "%s".', k.key),
 					HINT = 'Find out by other means what became of it, and leave it out of the batch.';
